@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -107,6 +107,11 @@ class Endpoint:
     @property
     def accepted(self) -> list[Arrival]:
         return [arrival for arrival in self.arrivals if arrival.taken]
+
+    @property
+    def call_logs(self) -> list[Any]:
+        """The accepted documents, parsed, in the order in which their keys came first."""
+        return [json.loads(document) for document in self.documents.values()]
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -104,7 +104,7 @@ def test_a_probe_finds_an_endpoint_that_knows_phase_2(cli: Cli, server: Server) 
     core, detail, stray = endpoint.arrivals
     assert [core.kind, detail.kind, stray.status] == ["core", "detail", 404]
     assert core.call_id == detail.call_id != stray.call_id
-    document = json.loads(next(iter(endpoint.documents.values())))
+    document = endpoint.call_logs[0]
     assert (document["agent_id"], document["metadata"]) == ("agent-7", {"callspool_probe": True})
 
 

@@ -7,10 +7,8 @@ They need 750 MB, so they are in a Python of their own, which AGENTS_PYTHON name
 """
 
 import asyncio
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,13 +52,13 @@ async def test_calls_of_real_agents_survive_kills(tmp_path: Path) -> None:
             await asyncio.gather(*calls)
 
             async def arrived() -> bool:
-                return {log["call_id"] for log in logs(endpoint)} == set(TURNS)
+                return {log["call_id"] for log in endpoint.call_logs} == set(TURNS)
 
             await until(arrived, "a call log of each call is at the endpoint", deadline=60)
             await gateway.delivered()
             assert await gateway.metric("callspool_unaccounted_records") == 0
     for call_id, turns in TURNS.items():
-        (log,) = [log for log in logs(endpoint) if log["call_id"] == call_id]
+        (log,) = [log for log in endpoint.call_logs if log["call_id"] == call_id]
         spans = [span["context"]["span_id"] for span in log["telemetry_data"]["session_traces"]]
         assert len(spans) == len(set(spans)) == log["otel"]["spans"]
         assert log["wcall_event"] == "call_ended"
@@ -68,7 +66,3 @@ async def test_calls_of_real_agents_survive_kills(tmp_path: Path) -> None:
             assert [turn["content"] for turn in log["transcript_json"]] == [
                 said for turn in range(turns) for said in (f"{call_id} says {turn}", f"you said: {call_id} says {turn}")
             ]
-
-
-def logs(endpoint: Endpoint) -> list[dict[str, Any]]:
-    return [json.loads(bytes(document)) for document in endpoint.documents.values()]

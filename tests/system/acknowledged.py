@@ -44,7 +44,7 @@ def acknowledged(body: bytes, reply: Reply) -> Acknowledged:
         uid=reply.json["record_id"],
         two_phase=reply.json["upload_method"] == "two_phase",
         digest=hashlib.sha256(body).hexdigest(),
-        members=_digests(body),
+        members=digests_of(body),
     )
 
 
@@ -54,7 +54,7 @@ def assert_arrived(endpoint: Endpoint, posted: Acknowledged) -> None:
     if not posted.two_phase:
         assert hashlib.sha256(documents[0]).hexdigest() == posted.digest
         return
-    core, detail = (_digests(document) for document in documents)
+    core, detail = (digests_of(document) for document in documents)
     assert detail.pop("update_type") == hashlib.sha256(b'"detailed_telemetry"').hexdigest()
     assert detail.pop("call_id") == core["call_id"]
     assert {name: digest for name, digest in core.items() if name in posted.members} | detail == posted.members
@@ -62,5 +62,6 @@ def assert_arrived(endpoint: Endpoint, posted: Acknowledged) -> None:
     assert not core.keys() & detail.keys()
 
 
-def _digests(document: bytes) -> dict[str, str]:
+def digests_of(document: bytes) -> dict[str, str]:
+    """SHA-256 of the value of each top-level member, as its bytes stand there."""
     return {name: hashlib.sha256(value).hexdigest() for name, value in _MEMBERS.decode(document).items()}

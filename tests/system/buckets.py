@@ -24,11 +24,7 @@ def a_gateway(folder: Path, server: Server, bucket: str, **variables: str) -> Ga
 
 def configured(folder: Path, text: str, **variables: str) -> GatewayProcess:
     """It is told everything by a file."""
-    file = folder / "callspool.toml"
-    file.write_text(text)
-    return GatewayProcess(
-        folder / "gateway", {"CALLSPOOL_CONFIG": str(file), "AWS_DEFAULT_REGION": "us-east-1", **variables}
-    )
+    return GatewayProcess(folder / "gateway", {"AWS_DEFAULT_REGION": "us-east-1", **variables}, settings=text)
 
 
 async def post(

@@ -60,9 +60,10 @@ class Reply:
 class GatewayProcess:
     """One gateway: its folder with spool and log, its two ports, and the process while there is one.
 
-    `environment` and `arguments` are added to what every start needs; they may be changed between starts. `prefix` is a
-    command that replaces itself by the one that its arguments are; `program` is what `callspool` is called by. Without
-    either it is forked from a process that has the code already, unless `preload` is false.
+    `environment` and `arguments` are added to what every start needs; they may be changed between starts. `settings` is
+    the text of its configuration file; `configure` writes another one. `prefix` is a command that replaces itself by
+    the one that its arguments are; `program` is what `callspool` is called by. Without either it is forked from a
+    process that has the code already, unless `preload` is false.
     """
 
     SUBCOMMAND = "run"
@@ -72,6 +73,7 @@ class GatewayProcess:
         folder: Path,
         environment: Mapping[str, str] | None = None,
         *,
+        settings: str | None = None,
         arguments: Sequence[str] = (),
         prefix: Sequence[str] = (),
         program: Sequence[str | Path] = (PROGRAM,),
@@ -81,6 +83,8 @@ class GatewayProcess:
         self.folder = folder
         self.spool = folder / "spool"
         self.environment = dict(environment or {})
+        if settings is not None:
+            self.configure(settings)
         self.arguments = tuple(arguments)
         self._command = (*prefix, *program)
         self._preload = preload and self._command == (PROGRAM,)
@@ -88,6 +92,12 @@ class GatewayProcess:
         self._intake, self._admin = ReservedPort(), ReservedPort()
         self._process: preloaded.Process | None = None
         self._session: aiohttp.ClientSession | None = None
+
+    def configure(self, settings: str) -> None:
+        """Write its configuration file, for the next start or reload."""
+        file = self.folder / "callspool.toml"
+        file.write_text(settings, encoding="utf-8")
+        self.environment["CALLSPOOL_CONFIG"] = str(file)
 
     async def __aenter__(self) -> Self:
         try:
@@ -241,6 +251,14 @@ class GatewayProcess:
                 return response.status
         except aiohttp.ClientError:
             return None
+
+    async def until_ready(self, status: int = 200, *, deadline: float = READY_SECONDS) -> None:
+        """Wait until /readyz has this status."""
+
+        async def answers() -> bool:
+            return await self.ready() == status
+
+        await until(answers, f"/readyz answers {status}", deadline=deadline)
 
     async def status(self) -> Any:
         """The status document."""

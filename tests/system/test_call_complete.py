@@ -31,15 +31,13 @@ encoding = "identity"
 def a_receiver(folder: Path, database: str, endpoint: Endpoint) -> Receiver:
     """A receiver on this database whose complete calls are announced to `endpoint`."""
     receiver = Receiver(folder, database)
-    file = folder / "callspool.toml"
-    file.write_text(SUBSCRIBER.format(url=endpoint.url))
-    receiver.environment["CALLSPOOL_CONFIG"] = str(file)
+    receiver.configure(SUBSCRIBER.format(url=endpoint.url))
     return receiver
 
 
 def announced(endpoint: Endpoint) -> Counter[str]:
     """Under how many idempotency keys a call was announced: one, however often an announcement had to be sent."""
-    documents = [json.loads(document) for document in endpoint.documents.values()]
+    documents = endpoint.call_logs
     assert all(document["wcall_event"] == "call_complete" for document in documents)
     return Counter(document["call_id"] for document in documents)
 

@@ -15,18 +15,16 @@ LARGE = 6_000_000
 
 def a_gateway(folder: Path, *endpoints: tuple[str, Endpoint]) -> GatewayProcess:
     """It delivers only to the first of these endpoints, and knows them all."""
-    return GatewayProcess(folder / "gateway", {"CALLSPOOL_CONFIG": str(configured(folder, *endpoints))})
+    return GatewayProcess(folder / "gateway", settings=tables_of(*endpoints))
 
 
-def configured(folder: Path, *endpoints: tuple[str, Endpoint]) -> Path:
-    file = folder / "callspool.toml"
+def tables_of(*endpoints: tuple[str, Endpoint]) -> str:
     tables = [
         f'[[destinations]]\nname = "{name}"\ntype = "http"\nurl = "{endpoint.url}"\n'
         'retry = { initial = "0.1s", max = "0.2s" }\n'
         for name, endpoint in endpoints
     ]
-    file.write_text("\n".join(tables))
-    return file
+    return "\n".join(tables)
 
 
 async def callspool(gateway: GatewayProcess, *arguments: str, stdin: bytes = b"") -> str:
@@ -79,7 +77,7 @@ async def test_what_is_owed_to_a_destination_that_is_gone_finds_another(tmp_path
         async with a_gateway(tmp_path, ("old", old)) as gateway:
             await post(gateway, "large", LARGE)
             assert await gateway.hurry() == 0
-            configured(tmp_path, ("new", new))
+            gateway.configure(tables_of(("new", new)))
             await gateway.start()
             moved = await callspool(gateway, "deliveries", "reroute", "--to", "new", "--destination", "old")
             assert "Moved to new: 2 deliveries." in moved

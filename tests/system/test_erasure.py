@@ -29,9 +29,8 @@ LARGE = 6_000_000
 async def a_gateway(folder: Path, *, later_posts: str = "refuse") -> AsyncIterator[tuple[GatewayProcess, Endpoint]]:
     """One that keeps calls in a store and in files, and whose endpoint refuses all of them."""
     async with Endpoint(fault=Fault("status", 400)) as endpoint:
-        file = folder / "callspool.toml"
         folder.mkdir(exist_ok=True)
-        file.write_text(f"""
+        settings = f"""
             [erasure]
             later_posts = "{later_posts}"
             [[destinations]]
@@ -47,9 +46,8 @@ async def a_gateway(folder: Path, *, later_posts: str = "refuse") -> AsyncIterat
             name = "calls"
             type = "sqlite"
             path = "{folder / "store" / "calls.db"}"
-        """)
-        settings = {"CALLSPOOL_CONFIG": str(file)}
-        async with GatewayProcess(folder / "gateway", settings) as gateway:
+        """
+        async with GatewayProcess(folder / "gateway", settings=settings) as gateway:
             yield gateway, endpoint
 
 
@@ -270,8 +268,7 @@ TENANTS = """
 async def two_tenants(folder: Path) -> AsyncIterator[GatewayProcess]:
     """A gateway whose two tenants call their calls alike."""
     folder.mkdir(exist_ok=True)
-    (folder / "callspool.toml").write_text(TENANTS.format(folder=folder))
-    async with GatewayProcess(folder / "gateway", {"CALLSPOOL_CONFIG": str(folder / "callspool.toml")}) as gateway:
+    async with GatewayProcess(folder / "gateway", settings=TENANTS.format(folder=folder)) as gateway:
         yield gateway
 
 

@@ -82,8 +82,7 @@ def spans(way: str) -> bytes:
 
 
 def a_gateway(tmp_path: Path, endpoint: Endpoint, **settings: str) -> GatewayProcess:
-    config = tmp_path / "callspool.toml"
-    config.write_text(
+    file = (
         f'[[destinations]]\nname = "endpoint"\ntype = "http"\nurl = "{endpoint.url}"\n'
         'retry = { initial = "0.1s", max = "0.2s" }\n'
         f'[[destinations]]\nname = "store"\ntype = "sqlite"\npath = "{tmp_path / "calls.db"}"\n'
@@ -92,7 +91,7 @@ def a_gateway(tmp_path: Path, endpoint: Endpoint, **settings: str) -> GatewayPro
         "CALLSPOOL_WHISPEY_OUTBOX": str(tmp_path / "gateway" / "outbox.db"),
         "CALLSPOOL_WHISPEY_OUTBOX_INTERVAL": "0.2s",
     }
-    return GatewayProcess(tmp_path / "gateway", {"CALLSPOOL_CONFIG": str(config), **watched, **settings})
+    return GatewayProcess(tmp_path / "gateway", {**watched, **settings}, settings=file)
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ from bench.endpoint import Endpoint, Fault
 from tests.disks.filesystems import remount, small_disk
 from tests.system.gateway_process import GatewayProcess, Reply
 from tests.system.preloaded_server import FULL_HEADROOM
-from tests.system.waiting import until
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path
             refused = await until_a_large_one_is_refused(gateway, disk, accepted)
             assert await gateway.ready() == 503
             remount(disk, "size=200m")
-            await until(lambda: is_ready(gateway), "it takes posts again, with room on the disk", deadline=60)
+            await gateway.until_ready(deadline=60)
             assert (await gateway.post(make_call_log(15_000_000, seed=200, call_id="later"))).status == 202
             await endpoint.start()
             await endpoint.wait_for(2 * (len(accepted) + 1), deadline=60)
@@ -83,7 +82,7 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
             await endpoint.start()
             await endpoint.wait_for(len(accepted) + 1, deadline=60)
             await gateway.delivered()
-            await until(lambda: is_ready(gateway), "it takes posts again, with the disk as full as it was", deadline=60)
+            await gateway.until_ready(deadline=60)
             assert {arrival.call_id for arrival in endpoint.accepted} >= {*accepted, "open"}
             assert len(endpoint.arrivals) == len(endpoint.documents), "something was delivered twice"
             endpoint.set_fault(Fault("status", 503))  # so that deliveries make no room for what is posted
@@ -145,10 +144,6 @@ def fill_up(disk: Path, name: str) -> None:
                 os.posix_fallocate(ballast.fileno(), size, free)
                 size += free
     raise AssertionError("the disk was never full")
-
-
-async def is_ready(gateway: GatewayProcess) -> bool:
-    return await gateway.ready() == 200
 
 
 async def until_a_large_one_is_refused(gateway: GatewayProcess, disk: Path, accepted: list[str]) -> str:

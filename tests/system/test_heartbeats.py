@@ -66,7 +66,7 @@ async def agent(gateway: GatewayProcess, call_id: str) -> AsyncIterator[Agent]:
 
 
 def call_logs(endpoint: Endpoint, call_id: str) -> list[dict[str, Any]]:
-    found = [json.loads(bytes(document)) for document in endpoint.documents.values()]
+    found = endpoint.call_logs
     return [each for each in found if each["call_id"] == call_id]
 
 

@@ -18,8 +18,7 @@ SLOWLY = 20.0
 
 
 def a_gateway(folder: Path, endpoint: Endpoint) -> GatewayProcess:
-    file = folder / "callspool.toml"
-    file.write_text(f"""
+    settings = f"""
         [split]
         two_phase_raw_threshold = "500KB"
         [drain]
@@ -30,8 +29,8 @@ def a_gateway(folder: Path, endpoint: Endpoint) -> GatewayProcess:
         type = "http"
         url = "{endpoint.url}"
         token = "k"
-    """)
-    return GatewayProcess(folder / "gateway", {"CALLSPOOL_CONFIG": str(file)})
+    """
+    return GatewayProcess(folder / "gateway", settings=settings)
 
 
 def a_large_call_log(call_id: str) -> dict[str, object]:

@@ -24,16 +24,15 @@ FAULTS = (
 
 def a_gateway(folder: Path, endpoint: Endpoint, *, patience: str = "30s") -> GatewayProcess:
     """It waits so long for an answer, and tenths of seconds after a failure."""
-    file = folder / "callspool.toml"
-    file.write_text(f"""
+    settings = f"""
         [[destinations]]
         name = "endpoint"
         type = "http"
         url = "{endpoint.url}"
         total_timeout = "{patience}"
         retry = {{ initial = "0.2s", max = "0.5s" }}
-    """)
-    return GatewayProcess(folder / "gateway", {"CALLSPOOL_CONFIG": str(file)})
+    """
+    return GatewayProcess(folder / "gateway", settings=settings)
 
 
 async def post(gateway: GatewayProcess, call_id: str, size: int = SMALL, token: str = "agents-key") -> Acknowledged:

@@ -1,6 +1,5 @@
 """The gateway's own spans, as a collector gets them: from the agent's span down to each attempt, through a SIGKILL."""
 
-import json
 import time
 from pathlib import Path
 
@@ -124,7 +123,7 @@ async def test_another_gateway_takes_the_spans_and_a_gateway_refuses_its_own(tmp
             async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
                 await gateway.post(make_call_log(2_000, seed=1, call_id="traced"), headers={"traceparent": PARENT})
                 await far.wait_for(1)
-                logs = [json.loads(bytes(document)) for document in far.documents.values()]
+                logs = far.call_logs
                 names = {span["name"] for log in logs for span in log["telemetry_data"]["session_traces"]}
                 assert {"calls", "commit"} <= names
                 await gateway.hurry()

@@ -68,9 +68,7 @@ def a_receiver(
 
 def calls_back(receiver: Receiver, dialer: Endpoint) -> Receiver:
     """This receiver, with callbacks that go to the dialer at any hour."""
-    file = receiver.folder / "callspool.toml"
-    file.write_text(CALLBACKS.format(url=dialer.url))
-    receiver.environment["CALLSPOOL_CONFIG"] = str(file)
+    receiver.configure(CALLBACKS.format(url=dialer.url))
     return receiver
 
 
@@ -284,7 +282,7 @@ async def test_callbacks_that_kills_interrupt_are_made_once(tmp_path: Path) -> N
             await asyncio.sleep(chance.random() / 10)  # how far it comes with the next is chance's matter
         await dialer.wait_until(lambda: len(dialer.documents) == kills, deadline=60)
         await receiver.delivered()
-        called = [json.loads(document)["call_id"] for document in dialer.documents.values()]
+        called = [call_log["call_id"] for call_log in dialer.call_logs]
         assert sorted(called) == sorted(f"c{number}" for number in range(kills))
 
 
@@ -345,9 +343,7 @@ async def test_a_real_server_of_embeddings_finds_similar_calls(tmp_path: Path, m
     async with embedding_model(models) as url:
         environment = {"CALLSPOOL_OPENAI_BASE_URL": url, "CALLSPOOL_OPENAI_CHAT_MODEL": "none"}
         receiver = a_receiver(tmp_path / "receiver", SqliteEngine(tmp_path), environment=environment)
-        file = receiver.folder / "callspool.toml"
-        file.write_text('[[destinations]]\nname = "pipeline"\ntype = "pipeline"\ndimensions = 384\n')
-        receiver.environment["CALLSPOOL_CONFIG"] = str(file)
+        receiver.configure('[[destinations]]\nname = "pipeline"\ntype = "pipeline"\ndimensions = 384\n')
         async with receiver:
             for call_id, said in TALKS.items():
                 await post(receiver, ended(call_id, *said))

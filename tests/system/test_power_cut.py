@@ -8,15 +8,14 @@ from pathlib import Path
 from random import Random
 
 import aiohttp
-import msgspec
 import pytest
-import zstandard
 
 from bench.calllogs import make_call_log
 from tests.budget import budgeted
 from tests.disks.filesystems import PowerCutDisk, power_cut_disk
+from tests.spool.spool_parts import decoded
 from tests.system import spool_files
-from tests.system.acknowledged import MADE_BY_THE_SPLIT, Acknowledged, acknowledged
+from tests.system.acknowledged import MADE_BY_THE_SPLIT, Acknowledged, acknowledged, digests_of
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 
@@ -25,7 +24,6 @@ pytestmark = [pytest.mark.prove, pytest.mark.slow]
 CUTS = budgeted(small=3, full=30)
 SIZES = (2_000, 2_000, 2_000, 2_000, 400_000, 6_000_000)
 DISK_BYTES = 2 << 30
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENDINGS = {"whole": ".json", "core": ".core.json", "detail": ".detail.json.zst"}
 
 
@@ -112,8 +110,8 @@ def _assert_delivered(files: dict[str, Path], posted: Acknowledged) -> None:
     if not posted.two_phase:
         assert hashlib.sha256(files[f"{name}.json"].read_bytes()).hexdigest() == posted.digest
         return
-    core = _digests(files[f"{name}.core.json"].read_bytes())
-    detail = _digests(_content(files[f"{name}.detail.json.zst"]))
+    core = digests_of(files[f"{name}.core.json"].read_bytes())
+    detail = digests_of(_content(files[f"{name}.detail.json.zst"]))
     del detail["update_type"], detail["call_id"]
     made = core.keys() - posted.members.keys()
     assert made <= MADE_BY_THE_SPLIT
@@ -123,11 +121,4 @@ def _assert_delivered(files: dict[str, Path], posted: Acknowledged) -> None:
 def _content(file: Path) -> bytes:
     """What a delivered file says; a detail is packed, in many frames."""
     content = file.read_bytes()
-    if file.suffix != ".zst":
-        return content
-    with zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True) as reader:
-        return reader.read()
-
-
-def _digests(document: bytes) -> dict[str, str]:
-    return {name: hashlib.sha256(value).hexdigest() for name, value in _MEMBERS.decode(document).items()}
+    return decoded(content) if file.suffix == ".zst" else content

@@ -117,13 +117,9 @@ async def test_readiness_knows_when_large_posts_cannot_come_in(tmp_path: Path) -
         await until(lambda: has(gateway, files=0), "what was staged is removed")
         staging.rmdir()
         staging.write_bytes(b"")
-        await until(lambda: answers(gateway, 503), "it is not ready")
+        await gateway.until_ready(503)
         staging.unlink()
-        await until(lambda: answers(gateway, 200), "it is ready again")
-
-
-async def answers(gateway: GatewayProcess, status: int) -> bool:
-    return await gateway.ready() == status
+        await gateway.until_ready()
 
 
 async def has(gateway: GatewayProcess, *, files: int) -> bool:

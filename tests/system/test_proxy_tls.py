@@ -23,19 +23,17 @@ def a_tls_endpoint(folder: Path) -> tuple[Endpoint, Path]:
     return Endpoint(tls=tls), file
 
 
-def configured(folder: Path, url: str, *lines: str) -> dict[str, str]:
-    """A configuration file with this endpoint and these lines about it."""
-    file = folder / "callspool.toml"
+def table_of(url: str, *lines: str) -> str:
+    """This endpoint, and these lines about it."""
     table = ["[[destinations]]", 'name = "endpoint"', 'type = "http"', f'url = "{url}"', *lines]
-    file.write_text("\n".join([*table, 'retry = { initial = "0.2s", max = "0.5s" }']))
-    return {"CALLSPOOL_CONFIG": str(file)}
+    return "\n".join([*table, 'retry = { initial = "0.2s", max = "0.5s" }'])
 
 
 async def test_a_private_authority_is_trusted_when_it_is_configured(tmp_path: Path) -> None:
     """Without `ca_file` nothing is sent and the reason is told; with it, what waited is delivered."""
     endpoint, authority = a_tls_endpoint(tmp_path)
     body = make_call_log(6_000_000, seed=1)
-    async with endpoint, GatewayProcess(tmp_path / "gateway", configured(tmp_path, endpoint.url)) as gateway:
+    async with endpoint, GatewayProcess(tmp_path / "gateway", settings=table_of(endpoint.url)) as gateway:
         posted = acknowledged(body, await gateway.post(body))
 
         async def is_down() -> bool:
@@ -45,7 +43,7 @@ async def test_a_private_authority_is_trusted_when_it_is_configured(tmp_path: Pa
         assert "certificate" in (await gateway.destination())["reason"].lower()
         assert endpoint.headers == []
         assert await gateway.hurry() == 0
-        configured(tmp_path, endpoint.url, f'ca_file = "{authority}"')
+        gateway.configure(table_of(endpoint.url, f'ca_file = "{authority}"'))
         await gateway.start()
         await endpoint.wait_for(2)
     assert_arrived(endpoint, posted)
@@ -56,8 +54,8 @@ async def test_a_proxy_is_used_and_its_password_kept(tmp_path: Path) -> None:
     endpoint, authority = a_tls_endpoint(tmp_path)
     body = make_call_log(2_000, seed=1)
     async with endpoint, Proxy() as proxy:
-        settings = configured(tmp_path, endpoint.url, f'ca_file = "{authority}"')
-        async with GatewayProcess(tmp_path / "gateway", settings | {"HTTPS_PROXY": proxy.url}) as gateway:
+        settings = table_of(endpoint.url, f'ca_file = "{authority}"')
+        async with GatewayProcess(tmp_path / "gateway", {"HTTPS_PROXY": proxy.url}, settings=settings) as gateway:
             posted = acknowledged(body, await gateway.post(body))
             await endpoint.wait_for(1)
         assert proxy.requests == [f"CONNECT localhost:{endpoint.port}"]

@@ -3,9 +3,8 @@
 import asyncio
 import gzip
 import json
-import uuid
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from io import BytesIO
 from pathlib import Path
@@ -16,27 +15,14 @@ import psycopg
 import pytest
 
 from bench.calllogs import make_call_log
-from bench.postgres_server import PostgresServer
 from tests.budget import budgeted
-from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.engines import Engine
 from tests.stores.postgres_server import started
 from tests.system.gateway_process import GatewayProcess
 from tests.system.receivers import PATIENCE, Receiver, counted, insist, post
 from tests.system.waiting import until
 
 LARGE = 15_000_000
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(
-    request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Callable[[str], PostgresServer]
-) -> tuple[str, Engine]:
-    """The address of a fresh database, and a way to look inside."""
-    if request.param == "sqlite":
-        engine = SqliteEngine(tmp_path)
-        return f"sqlite:///{engine.path}", engine
-    postgres = PostgresEngine(postgres_servers("18"), f"test_{uuid.uuid4().hex}")
-    return postgres.url, postgres
 
 
 @asynccontextmanager

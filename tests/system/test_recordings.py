@@ -72,9 +72,7 @@ class Copying:
 
     def __init__(self, folder: Path, endpoint: Endpoint, more: str = "", hosts: str = '["127.0.0.1"]') -> None:
         self.port = ReservedPort()
-        file = folder / "callspool.toml"
-        file.write_text(
-            f"""
+        settings = f"""
             [webhooks]
             listen = "127.0.0.1:{self.port.number}"
             recording_hosts = {hosts}
@@ -91,14 +89,12 @@ class Copying:
             provider = "elevenlabs"
             secrets = ["{SECRET}"]
             """
-        )
         environment = {
-            "CALLSPOOL_CONFIG": str(file),
             "CALLSPOOL_ENDPOINT_URL": endpoint.url,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         self.endpoint = endpoint
-        self.gateway = GatewayProcess(folder / "gateway", environment)
+        self.gateway = GatewayProcess(folder / "gateway", environment, settings=settings)
 
     async def push(self, source: str, body: bytes) -> None:
         headers = {"Content-Type": "application/json", **PROVIDERS[source].scheme.sign(SECRET, body, time.time())}
@@ -124,7 +120,7 @@ class Copying:
 
     def updates(self) -> list[Mapping[str, object]]:
         """The updates that arrived at the endpoint."""
-        arrived = [json.loads(bytes(each)) for each in self.endpoint.documents.values()]
+        arrived = self.endpoint.call_logs
         return [each for each in arrived if each.get("wcall_event") == "recording_ready"]
 
     async def updated(self) -> Mapping[str, object]:

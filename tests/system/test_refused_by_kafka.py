@@ -24,12 +24,11 @@ async def test_call_logs_wait_for_a_password(tmp_path: Path) -> None:
         create_topics(gate.brokers, [*cluster.topics.read, cluster.topics.dead], PARTITIONS)
         gate.door = Door(users={"sidecar": "changed"})
         gate.turn_out()
-        file = tmp_path / "callspool.toml"
         access = (
             'sasl = "scram-sha-256"\nusername = "sidecar"\npassword = "hush"\nretry = {initial = "0.1s", max = "1s"}\n'
         )
-        file.write_text(cluster.table.replace("topics =", f"{access}topics ="))
-        async with GatewayProcess(tmp_path / "sidecar", {"CALLSPOOL_CONFIG": str(file)}) as sidecar:
+        settings = cluster.table.replace("topics =", f"{access}topics =")
+        async with GatewayProcess(tmp_path / "sidecar", settings=settings) as sidecar:
             calls = [f"call-{uuid.uuid4().hex[:8]}" for _ in range(20)]
             for number, call in enumerate(calls):
                 await post(sidecar, make_call_log(2_000, seed=number, call_id=call))

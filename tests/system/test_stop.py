@@ -9,7 +9,6 @@ from bench.calllogs import make_call_log
 from bench.endpoint import Endpoint, Fault
 from tests.system.acknowledged import acknowledged, assert_arrived
 from tests.system.gateway_process import GatewayProcess, ReservedPort
-from tests.system.waiting import until
 
 QUIET_SECONDS = 0.3
 SLACK_SECONDS = 15.0
@@ -32,11 +31,7 @@ def a_gateway(folder: Path, endpoint: Endpoint, *, deadline: float = 60) -> Gate
 async def stopping(gateway: GatewayProcess) -> None:
     """Send SIGTERM, and wait until it says that it is stopping."""
     gateway.terminate()
-    await until(lambda: answers(gateway, 503), "/readyz answers 503")
-
-
-async def answers(gateway: GatewayProcess, status: int) -> bool:
-    return await gateway.ready() == status
+    await gateway.until_ready(503)
 
 
 async def test_a_stop_waits_for_an_open_call(tmp_path: Path) -> None:
@@ -105,10 +100,10 @@ async def test_a_successor_waits_for_the_gateway_that_stops(tmp_path: Path) -> N
         await old.post(STARTED)
         await stopping(old)
         await successor.spawn()
-        await until(lambda: answers(successor, 503), "the successor says that it is not ready")
+        await successor.until_ready(503)
         await old.post(ENDED)
         assert await old.ended() == 0
-        await until(lambda: answers(successor, 200), "the successor is ready")
+        await successor.until_ready()
         repeated = await successor.post(ENDED)
         assert repeated.json["duplicate"] is True
 

@@ -35,9 +35,7 @@ def reading_token_of(name: str) -> str:
 
 def a_receiver(folder: Path, database: Path, tables: str) -> Receiver:
     receiver = Receiver(folder, f"sqlite:///{database}")
-    file = folder / "callspool.toml"
-    file.write_text(tables)
-    receiver.environment["CALLSPOOL_CONFIG"] = str(file)
+    receiver.configure(tables)
     return receiver
 
 
@@ -218,14 +216,12 @@ async def test_ten_thousand_queued_calls_of_one_leave_the_latency_of_another_wit
     """From the post of a call to the end of its delivery, as the median of ten calls: alone, and behind a backlog."""
     endpoint = PatientEndpoint()
     await endpoint.server.start_server()
-    file = tmp_path / "callspool.toml"
-    file.write_text(table_of("acme") + table_of("other"))
     environment = {
-        "CALLSPOOL_CONFIG": str(file),
         "CALLSPOOL_ENDPOINT_URL": str(endpoint.server.make_url("/send-call-log")),
         "CALLSPOOL_ENDPOINT_TOKEN": "key",
     }
-    async with GatewayProcess(tmp_path / "gateway", environment) as gateway:
+    tables = table_of("acme") + table_of("other")
+    async with GatewayProcess(tmp_path / "gateway", environment, settings=tables) as gateway:
 
         async def latency(name: str) -> float:
             took = []

@@ -37,15 +37,14 @@ def an_endpoint(status: int) -> Refusing:
 
 
 def a_gateway(folder: Path, endpoint: Endpoint, settings: str = "") -> GatewayProcess:
-    file = folder / "callspool.toml"
-    file.write_text(f"""
+    table = f"""
         [[destinations]]
         name = "endpoint"
         type = "http"
         url = "{endpoint.url}"
         {settings}
-    """)
-    return GatewayProcess(folder / "gateway", {"CALLSPOOL_CONFIG": str(file)})
+    """
+    return GatewayProcess(folder / "gateway", settings=table)
 
 
 async def post(gateway: GatewayProcess, call_id: str, size: int = LARGE) -> Acknowledged:

@@ -1,10 +1,8 @@
 """Spans as agents export them: a gateway that is killed between and during posts makes one call log of each call."""
 
 import asyncio
-import json
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -54,13 +52,13 @@ async def test_spans_of_the_real_exporter_survive_kills(tmp_path: Path, kills: i
                 await asyncio.to_thread(provider.shutdown)
 
             async def arrived() -> bool:
-                spans = sum(int(log["otel"]["spans"]) for log in _call_logs(endpoint))
+                spans = sum(int(log["otel"]["spans"]) for log in endpoint.call_logs)
                 return spans >= made + len(roots)
 
             await until(arrived, "all spans are at the endpoint")
             await gateway.delivered()
             assert await gateway.metric("callspool_unaccounted_records") == 0
-        logs = _call_logs(endpoint)
+        logs = endpoint.call_logs
         assert {log["call_id"] for log in logs} == {"c0", "c1", "c2"}
         spans = [span["context"]["span_id"] for log in logs for span in log["telemetry_data"]["session_traces"]]
         assert len(spans) == len(set(spans)) == made + len(roots)
@@ -71,7 +69,3 @@ async def test_spans_of_the_real_exporter_survive_kills(tmp_path: Path, kills: i
 def _end(roots: list[Span]) -> None:
     for root in roots:
         root.end()
-
-
-def _call_logs(endpoint: Endpoint) -> list[dict[str, Any]]:
-    return [json.loads(bytes(document)) for document in endpoint.documents.values()]

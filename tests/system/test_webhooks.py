@@ -59,7 +59,7 @@ async def test_what_was_durable_at_a_kill_is_a_duplicate_when_the_provider_repea
                 assert response.status == 200
             await gateway.delivered()
             assert await gateway.metric("callspool_unaccounted_records") == 0
-        arrived = [json.loads(bytes(document))["call_id"] for document in endpoint.documents.values()]
+        arrived = [call_log["call_id"] for call_log in endpoint.call_logs]
         assert sorted(arrived) == ["call-01", "conv_01"]
     port.close()
 

@@ -15,7 +15,7 @@ from bench.calllogs import make_call_log
 from bench.postgres_server import PostgresServer
 from tests.budget import budgeted
 from tests.kafka.clusters import KAFKA, Cluster
-from tests.stores.engines import Engine, PostgresEngine, SqliteEngine
+from tests.stores.engines import Engine, PostgresEngine
 from tests.system.collector import Collector
 from tests.system.gateway_process import GatewayProcess
 from tests.system.receivers import counted, post
@@ -50,18 +50,6 @@ class WorkerProcess(GatewayProcess):
             "CALLSPOOL_WORK_SESSION_TIMEOUT": f"{session_seconds(cluster):g}s",
         }
         super().__init__(folder, environment)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(
-    request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Callable[[str], PostgresServer]
-) -> tuple[str, Engine]:
-    """The address of a fresh database, and a way to look inside."""
-    if request.param == "sqlite":
-        engine = SqliteEngine(tmp_path)
-        return f"sqlite:///{engine.path}", engine
-    postgres = PostgresEngine(postgres_servers("18"), f"test_{uuid.uuid4().hex}")
-    return postgres.url, postgres
 
 
 @pytest.fixture(params=["mock", "named by CALLSPOOL_TEST_KAFKA"])
@@ -125,11 +113,10 @@ async def test_calls_go_from_the_agent_through_kafka_to_the_database(
         "call_id": "small", "update_type": "detailed_telemetry",
         "telemetry_data": {"session_traces": [{"name": "llm"}]},
     }  # fmt: skip
-    file = tmp_path / "sidecar.toml"
-    file.write_text(cluster.table.replace("[[destinations]]\n", "[[destinations]]\nmax_message_bytes = 2000000\n"))
+    table = cluster.table.replace("[[destinations]]\n", "[[destinations]]\nmax_message_bytes = 2000000\n")
     async with (
         Collector() as collector,
-        GatewayProcess(tmp_path / "sidecar", {"CALLSPOOL_CONFIG": str(file), **collector.settings}) as sidecar,
+        GatewayProcess(tmp_path / "sidecar", collector.settings, settings=table) as sidecar,
         workers(1, tmp_path, cluster, database, **collector.settings) as (worker,),
     ):
         await post(sidecar, detail)
@@ -196,11 +183,7 @@ async def test_nothing_is_lost_or_doubled_by_kills_at_random_points(
             await victim.spawn()
         await has_rows(engine, "call_parts", 2 * count, deadline=PATIENCE + kills)
         for worker in both:
-            await until(lambda worker=worker: is_ready(worker), "it has joined again", deadline=PATIENCE)  # type: ignore[misc]  # a lambda
+            await worker.until_ready(deadline=PATIENCE)
             assert await worker.metric("callspool_work_unaccounted") == 0
     assert counted(engine, "call_parts") == 2 * count
     assert engine.rows("select count(*) from calls_complete where completed_at is not null") == [(count,)]
-
-
-async def is_ready(worker: WorkerProcess) -> bool:
-    return await worker.ready() == 200
