@@ -8,6 +8,7 @@ from tests.intake.bodies import call_log
 from tests.intake.running_intake import RunningIntake, running
 
 GATE = "gate-key"
+ON_THE_SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 EVIL = [
     ({"Host": "evil.example:7717"}, 421, "unknown_host"),
     ({"Host": "[::1"}, 421, "unknown_host"),
@@ -23,20 +24,24 @@ WAYS_IN = [
 
 @pytest.mark.parametrize(("method", "path"), WAYS_IN)
 @pytest.mark.parametrize(("headers", "status", "code"), EVIL, ids=lambda value: str(value)[:30])
+@ON_THE_SHARED_LOOP
 async def test_a_browser_is_refused_at_every_way_in(
-    world: RunningIntake, method: str, path: str, headers: dict[str, str], status: int, code: str
+    shared: RunningIntake, method: str, path: str, headers: dict[str, str], status: int, code: str, call_id: str
 ) -> None:
     """The request of a page is refused before its body is read, with what to set if it was meant."""
-    reply = await world.ask(method, path, call_log() if method == "POST" else None, headers=headers)
+    reply = await shared.ask(method, path, call_log(call_id) if method == "POST" else None, headers=headers)
     assert (reply.status, reply.json["error"]["code"]) == (status, code)
     assert "intake.token" in reply.json["error"]["hint"]
-    assert await world.spool.trace("call-1") == ()
+    assert await shared.spool.trace(call_id) == ()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7717", "localhost", "callspool:7717", "calls.svc", "[::1]:7717"])
-async def test_agents_post_by_addresses_and_names_that_nobody_can_register(world: RunningIntake, host: str) -> None:
+@ON_THE_SHARED_LOOP
+async def test_agents_post_by_addresses_and_names_that_nobody_can_register(
+    shared: RunningIntake, host: str, call_id: str
+) -> None:
     """Sidecars, containers and clusters need no setting."""
-    assert (await world.post(call_log(), headers={"Host": host})).status == 202
+    assert (await shared.post(call_log(call_id), headers={"Host": host})).status == 202
 
 
 async def test_with_a_token_names_and_pages_are_the_token_s_matter(tmp_path: Path) -> None:

@@ -1,33 +1,22 @@
 """What the gateway sent itself is not accepted: its own acknowledgement would be the end of the only copy."""
 
 import gzip
-import itertools
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from gateway.intake.routes import MOST_GATEWAYS
 from tests.intake.bodies import call_log, envelope
-from tests.intake.running_intake import Reply, RunningIntake, running
+from tests.intake.running_intake import Reply, RunningIntake
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WAYS = ["post", "prefix", "batch", "envelope", "gzip", "upload", "address", "reference"]
 REFERENCE = {"s3_reference": True, "s3_bucket": "b", "s3_key": "k"}
-_numbers = itertools.count(1)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningIntake]:
-    """One intake for all of these tests: each has a call of its own."""
-    async with running(tmp_path_factory.mktemp("loops")) as started:
-        yield started
 
 
 @pytest.fixture
-def call_id() -> str:
-    """One that no other test uses."""
-    return f"call-{next(_numbers)}"
+def world(shared: RunningIntake) -> RunningIntake:
+    """Each test has a call of its own."""
+    return shared
 
 
 async def bring(world: RunningIntake, way: str, headers: dict[str, str], call_id: str) -> Reply:

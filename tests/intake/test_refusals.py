@@ -20,6 +20,7 @@ from tests.intake.bodies import call_log, envelope, incompressible, raw_deflate
 from tests.intake.running_intake import RunningIntake, running
 
 GZIPPED = gzip.compress(call_log(size=5_000), mtime=0)
+ON_THE_SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 ZSTD = zstandard.ZstdCompressor().compress(call_log(size=5_000))
 
 
@@ -56,16 +57,17 @@ ZSTD = zstandard.ZstdCompressor().compress(call_log(size=5_000))
         (envelope(envelope(call_log())), 400, "bad_envelope"),
     ],
 )  # fmt: skip
-async def test_bodies_that_are_no_call_log(world: RunningIntake, body: bytes, status: int, code: str | None) -> None:
+@ON_THE_SHARED_LOOP
+async def test_bodies_that_are_no_call_log(shared: RunningIntake, body: bytes, status: int, code: str | None) -> None:
     """A broken body is 400, sound JSON without a usable call_id 422; nothing of it is kept."""
-    reply = await world.post(body)
+    reply = await shared.post(body)
     assert reply.status == status
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.json["success"] is False
     assert code in {None, reply.code}
     assert reply.json["error"]["message"]
     assert reply.json["error"]["hint"]
-    assert world.intake.budget.used_bytes == 0
+    assert shared.intake.budget.used_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -90,20 +92,22 @@ async def test_bodies_that_are_no_call_log(world: RunningIntake, body: bytes, st
         ("gzip, zstd", ZSTD, "bad_encoding"),
     ],
 )
+@ON_THE_SHARED_LOOP
 async def test_broken_encodings_are_400_with_a_position(
-    world: RunningIntake, coding: str, body: bytes, code: str
+    shared: RunningIntake, coding: str, body: bytes, code: str
 ) -> None:
     """Truncated data, garbage, and what follows the end are refused, saying where."""
-    reply = await world.post(body, content_encoding=coding)
+    reply = await shared.post(body, content_encoding=coding)
     assert (reply.status, reply.code) == (400, code)
     assert "byte " in reply.json["error"]["message"]
-    assert world.intake.budget.used_bytes == 0
+    assert shared.intake.budget.used_bytes == 0
 
 
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, br", "gzip, gzip, gzip, gzip, gzip", "x" * 3000])
-async def test_unknown_encodings_are_415(world: RunningIntake, coding: str) -> None:
+@ON_THE_SHARED_LOOP
+async def test_unknown_encodings_are_415(shared: RunningIntake, coding: str) -> None:
     """An encoding that cannot be undone is refused without reading the body."""
-    reply = await world.post(call_log(), content_encoding=coding)
+    reply = await shared.post(call_log(), content_encoding=coding)
     assert (reply.status, reply.code) == (415, "unknown_encoding")
 
 
@@ -117,22 +121,24 @@ def _bomb(coding: str) -> bytes:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
-async def test_bombs_are_refused(world: RunningIntake, coding: str) -> None:
+@ON_THE_SHARED_LOOP
+async def test_bombs_are_refused(shared: RunningIntake, coding: str) -> None:
     """What decodes to more than a thousand times its size, beyond the first MiB, is no call log."""
     body = _bomb(coding)
     if coding != "zstd":
         body = gzip.compress(body)
         coding += ", gzip"
-    reply = await world.post(body, content_encoding=coding)
+    reply = await shared.post(body, content_encoding=coding)
     assert (reply.status, reply.code) == (400, "decompression_bomb")
-    await world.until(lambda: not world.staged_files())
-    assert world.intake.budget.used_bytes == 0
+    await shared.until(lambda: not shared.staged_files())
+    assert shared.intake.budget.used_bytes == 0
 
 
-async def test_a_bomb_in_an_envelope_is_refused(world: RunningIntake) -> None:
+@ON_THE_SHARED_LOOP
+async def test_a_bomb_in_an_envelope_is_refused(shared: RunningIntake) -> None:
     """The same holds for the envelope."""
     inner = base64.b64encode(gzip.compress(_bomb("gzip")))
-    reply = await world.post(b'{"compressed": true, "data": "%b"}' % inner)
+    reply = await shared.post(b'{"compressed": true, "data": "%b"}' % inner)
     assert reply.status == 400
 
 
@@ -180,11 +186,12 @@ async def test_a_staged_body_without_length_keeps_to_the_limit(tmp_path: Path) -
         ("GET", "/v1/calls/unknown", 404, None),
     ],
 )
+@ON_THE_SHARED_LOOP
 async def test_wrong_paths_and_methods(
-    world: RunningIntake, method: str, path: str, status: int, allow: str | None
+    shared: RunningIntake, method: str, path: str, status: int, allow: str | None
 ) -> None:
     """An unknown path is 404 with a hint that lists the routes, a wrong method 405 with Allow."""
-    reply = await world.ask(method, path, b"x" if method == "POST" else None)
+    reply = await shared.ask(method, path, b"x" if method == "POST" else None)
     assert reply.status == status
     assert reply.headers.get("Allow") == allow
     if method != "HEAD":
@@ -324,18 +331,21 @@ async def test_a_shut_gate_is_503(world: RunningIntake) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-async def test_broken_http_is_400_in_json(world: RunningIntake, request_bytes: bytes) -> None:
+@ON_THE_SHARED_LOOP
+async def test_broken_http_is_400_in_json(shared: RunningIntake, request_bytes: bytes) -> None:
     """What is no HTTP request is told so in JSON, and the connection ends."""
-    answer = await world.send_raw(request_bytes)
+    before = shared.counted("none", "bad_request")
+    answer = await shared.send_raw(request_bytes)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/json" in head
     assert json.loads(body)["error"]["code"] == "bad_request"
-    assert world.counted("none", "bad_request") == 1
+    assert shared.counted("none", "bad_request") == before + 1
 
 
-async def test_secrets_are_not_repeated_in_refusals(world: RunningIntake) -> None:
+@ON_THE_SHARED_LOOP
+async def test_secrets_are_not_repeated_in_refusals(shared: RunningIntake) -> None:
     """No answer quotes the body or a header."""
-    reply = await world.post(b'{"call_id": "a", "token": "s3cret", ]', headers={"x-pype-token": "s3cret"})
+    reply = await shared.post(b'{"call_id": "a", "token": "s3cret", ]', headers={"x-pype-token": "s3cret"})
     assert reply.status == 400
     assert b"s3cret" not in reply.raw

@@ -33,6 +33,8 @@ class InThread:
     """A gateway in a thread with an event loop of its own; `run` asks what is there."""
 
     gateway: GatewayProcess
+    session: Any = None
+    """What a browser keeps that has signed in, once one has."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -265,18 +267,20 @@ def open_page(request: pytest.FixtureRequest, browser: Any) -> Iterator[Callable
 
     def opened(path: str = "/", *, signed_in: bool = True, dark: bool = False, width: int = 1440, **more: Any) -> Any:
         context = browser.new_context(
-            viewport={"width": width, "height": 1000}, color_scheme="dark" if dark else "light", **more
-        )
+            viewport={"width": width, "height": 1000}, color_scheme="dark" if dark else "light",
+            storage_state=world.session if signed_in else None, **more,
+        )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: faults.append(f"a dialog: {dialog.message}"))
         page.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
-        if signed_in:
-            page.goto(f"{world.url}/sign-in?to={path}")
+        if signed_in and world.session is None:
+            page.goto(f"{world.url}/sign-in")
             page.fill("[name=token]", world.token)
             page.click("main button")
+            world.session = context.storage_state()
         page.goto(world.url + path)
         return page
 
