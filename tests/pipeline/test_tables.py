@@ -194,6 +194,18 @@ async def test_calls_are_found_by_words_number_agent_and_time(tables: PipelineTa
     assert sorted(await found(words="taxes")) == ["c1", "c2"]
 
 
+async def test_addresses_and_numbers_are_found_by_their_words(tables: PipelineTables) -> None:
+    """Whole, and by what stands between dots, dashes and signs; on every engine the same."""
+    said = "write to jo.doe@example.com, see https://x.example/a-b, or call 555-1234 (3.5 minutes), re-book foo_bar"
+    await done(tables, "c", Insight(said, "llm"))
+    for words in (
+        "jo.doe@example.com", "example", "doe", "https://x.example/a-b", "555-1234", "1234", "3.5", "re-book", "book",
+        "foo_bar", "bar",
+    ):  # fmt: skip
+        assert [each.call_id for each in await tables.search(TextQuery(words=words))] == ["c"], words
+    assert await tables.search(TextQuery(words="jo.doe@example.org")) == []
+
+
 async def test_redo_queues_what_it_selects_and_forgets_its_steps(tables: PipelineTables) -> None:
     """A dry run changes nothing; `embedding` keeps summaries."""
     for name, source in (("c1", "extractive"), ("c2", "llm")):

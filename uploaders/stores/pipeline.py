@@ -213,6 +213,9 @@ class PipelineStatus:
     """Why calls wait, were skipped or failed: the most frequent reasons."""
 
 
+_WORD: Final = re.compile(r"\w+")
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """In what the engines differ."""
@@ -231,8 +234,12 @@ class Dialect:
 
     def query(self, words: str) -> str:
         """What people type as the engine's own query: all of the words."""
-        found = re.findall(r"\w+", words)
-        return " ".join(f'"{word}"' for word in found) if self is SQLITE else " ".join(found)
+        return " ".join(f'"{word}"' for word in _WORD.findall(words)) if self is SQLITE else self.indexed(words)
+
+    def indexed(self, text: str) -> str:
+        """A text as the full-text index takes it. PostgreSQL would keep addresses and numbers in one piece, with signs:
+        `-1234` of 555-1234, and all of jo@example.com, which no word of theirs finds."""
+        return text if self is SQLITE else " ".join(_WORD.findall(text))
 
 
 _OF_CALL: Final = "project = :project AND call_id = :call_id"

@@ -272,7 +272,7 @@ class PipelineTables:
         said = "\n".join([insight.summary, *[words for _, words in text.turns]])[:TEXT_CHARACTERS]
         values = {
             **_key(job), "summary": insight.summary, "source": insight.source, "sentiment": insight.sentiment,
-            "agent_id": text.agent_id, "number": text.number, "now": now, "words": said,
+            "agent_id": text.agent_id, "number": text.number, "now": now, "words": self._dialect.indexed(said),
             "listed_at": job.accepted_at if text.started_at is None else text.started_at,
         }  # fmt: skip
         wanted = insight.callback
