@@ -99,17 +99,17 @@ class ClaimReader:
             raise ClaimFailed(
                 f"the bucket {note.s3_bucket[:80]!r} may not be read: references.buckets does not name it"
             )
-        async with self._slots:
-            wait = FIRST_WAIT_SECONDS
-            for attempt in range(1, TRIES + 1):
-                try:
+        wait = FIRST_WAIT_SECONDS
+        for attempt in range(1, TRIES + 1):
+            try:
+                async with self._slots:  # not while it waits: many that are not there fail within a minute, too
                     return await self._read(note, call_id)
-                except S3Failure as error:
-                    final = attempt == TRIES or not _may_pass(error)
-                    if final:
-                        raise ClaimFailed(f"object s3://{note.s3_bucket}/{note.s3_key[:200]}: {error}") from error
-                await asyncio.sleep(wait)
-                wait *= 2
+            except S3Failure as error:
+                final = attempt == TRIES or not _may_pass(error)
+                if final:
+                    raise ClaimFailed(f"object s3://{note.s3_bucket}/{note.s3_key[:200]}: {error}") from error
+            await asyncio.sleep(wait)
+            wait *= 2
         raise AssertionError
 
     async def close(self) -> None:

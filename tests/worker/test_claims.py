@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zstandard
@@ -11,7 +12,8 @@ import zstandard
 from bench.s3_server import Server
 from config.receiver import ReferenceSettings
 from gateway.runtime.stores import claim_reader
-from gateway.worker.messages import Batch, Incoming, Ledger
+from gateway.worker.claims import ClaimReader
+from gateway.worker.messages import Batch, ClaimFailed, Incoming, Ledger
 from gateway.worker.writer import BatchWriter
 from spool.records import Form
 from tests.kafka.clusters import Cluster
@@ -33,11 +35,40 @@ def notice(cluster: Cluster, number: int, bucket: str, key: str) -> Incoming:
     return Incoming(made.topic, 0, number, made.key, made.value, made.headers, part)
 
 
+async def reason_of(claims: ClaimReader, note: bytes) -> str:
+    with pytest.raises(ClaimFailed) as failed:
+        await claims.read(note, "c")
+    return str(failed.value)
+
+
 def detail(number: int) -> bytes:
     traces = [{"name": f"span {number}"}]
     return json.dumps(
         {"call_id": f"call-{number}", "telemetry_data": {"session_traces": traces}, "text": "x" * 3_000_000}
     ).encode()
+
+
+async def test_objects_that_cannot_be_read_wait_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few are read at once: an outage of the bucket holds up a batch of many notices no longer than one."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    settings = ReferenceSettings(
+        buckets=("bucket",), endpoint_url="http://127.0.0.1:9", region="us-east-1", concurrency=1
+    )
+    claims = claim_reader(settings, lambda *_: None)
+    assert claims is not None
+    together = asyncio.Barrier(9)
+
+    async def until_all_wait(_seconds: float) -> None:
+        await together.wait()
+
+    # Its own alone: others wait by the same function.
+    monkeypatch.setattr("gateway.worker.claims.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": until_all_wait}))
+    note = json.dumps({"s3_bucket": "bucket", "s3_key": "k"}).encode()
+    async with asyncio.timeout(20):
+        reasons = await asyncio.gather(*[reason_of(claims, note) for _ in range(9)])
+    assert all("cannot connect" in reason for reason in reasons)
+    await claims.close()
 
 
 @pytest.mark.slow
