@@ -45,9 +45,9 @@ SCALARS = st.one_of(
     st.text(alphabet='"\\/\n\té😀{}[],:N', max_size=12),
 )
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4), max_leaves=12
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4), max_leaves=6
 )
-MEMBERS = st.lists(st.tuples(NAMES, VALUES), max_size=8)
+MEMBERS = st.lists(st.tuples(NAMES, VALUES), max_size=6)
 LAYOUTS = st.sampled_from([(", ", ": "), (",", ":"), (" ,\n\t", " :\r\n  ")])
 LONE = st.text(alphabet=st.characters(categories=["Cs", "Lu"]), min_size=1, max_size=4)
 

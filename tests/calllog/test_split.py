@@ -161,8 +161,15 @@ HOSTILE: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("limit", [16_384, CORE_MAX_BYTES])
-@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("limit", "indent"),
+    [
+        (16_384, 1),
+        (CORE_MAX_BYTES, None),
+        pytest.param(16_384, None, marks=pytest.mark.prove),
+        pytest.param(CORE_MAX_BYTES, 1, marks=pytest.mark.prove),
+    ],
+)
 @pytest.mark.parametrize("case", HOSTILE)
 def test_core_never_exceeds_its_limit(case: str, limit: int, indent: int | None) -> None:
     """Whatever a call log is made of, its core keeps to the limit, keeps the call's id, and nothing is lost."""

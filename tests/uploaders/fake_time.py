@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 TURNS = 60
 """Turns of the event loop in which everything that needs no time has happened."""
+IDLE_TURNS = 3
+"""After so many in a row in which nothing else was ready, nothing will be."""
 
 
 @dataclass(order=True)
@@ -67,6 +69,11 @@ async def turns_until(condition: Callable[[], bool], most: int = 50_000) -> None
 
 
 async def turns(count: int = TURNS) -> None:
-    """Let everything happen that needs no time."""
+    """Let everything happen that needs no time: so many turns of the event loop, or until it has nothing left to do."""
+    ready = getattr(asyncio.get_running_loop(), "_ready", None)  # asyncio's; uvloop does not show it
+    idle = 0
     for _ in range(count):
         await asyncio.sleep(0)
+        idle = idle + 1 if ready is not None and not ready else 0
+        if idle == IDLE_TURNS:
+            return

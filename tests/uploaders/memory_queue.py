@@ -306,9 +306,9 @@ class MemoryQueue:
     def _earlier(self, entry: Entry) -> bool:
         mine = entry.delivery
         return any(
-            other.blocks
+            other.delivery.record.call_id == mine.record.call_id
+            and other.blocks
             and other.planned.ordered
-            and other.delivery.record.call_id == mine.record.call_id
             and other.delivery.record.record_id < mine.record.record_id
             and other.delivery.destination == mine.destination
             and (other.delivery.lane is Lane.CORE or mine.lane is Lane.DETAIL)
