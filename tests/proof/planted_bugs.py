@@ -361,8 +361,8 @@ BUGS = (
     Bug(
         "a record forgets the gateways that it came through",
         "gateway/intake/accept.py",
-        "                via=via,\n                trace_context=trace_context if commit",
-        "                trace_context=trace_context if commit",
+        "                via=arrival.via,\n                trace_context=arrival",
+        "                trace_context=arrival",
         ("tests/intake/test_loops.py",),
     ),
     Bug(
