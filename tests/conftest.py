@@ -131,7 +131,7 @@ def no_forgotten_connections() -> Iterator[None]:
     it gets to know only while it shuts down. The client would wait for an answer in vain, and the collector close the
     socket during whatever test comes later, which then fails for it.
     """
-    accept = BaseSelectorEventLoop._accept_connection2  # type: ignore[attr-defined]
+    accept = BaseSelectorEventLoop._accept_connection2  # type: ignore[attr-defined]  # private
 
     async def accept_while_open(
         loop: Any, make_protocol: Any, connection: Any, extra: Any, tls: Any, server: Any, *timeouts: Any

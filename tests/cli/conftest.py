@@ -1,12 +1,9 @@
 """What the tests of the command line share: an environment without our variables, and a running admin listener."""
 
-import asyncio
 import os
-import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 import structlog
@@ -15,9 +12,9 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import client, main
 from tests.admin.admin_app import LOCAL_TOKEN, SpoolAdmin, spool_admin
+from tests.loop_thread import LoopThread, Made
 
 Cli = Callable[..., Result]
-Made = TypeVar("Made")
 
 
 @pytest.fixture(autouse=True)
@@ -51,19 +48,13 @@ def rows(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines()]
 
 
-class Server:
+class Server(LoopThread):
     """A real server in a thread of its own, for commands that block."""
 
     def __init__(self) -> None:
-        self._life = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self._loop = self._life.get_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
+        super().__init__()
         self._runners: list[web.AppRunner] = []
         self._contexts = AsyncExitStack()
-
-    def run(self, coroutine: Coroutine[Any, Any, Made]) -> Made:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
 
     def serve(self, app: web.Application, port: int = 0) -> str:
         """Serves an application; returns its HOST:PORT."""
@@ -89,9 +80,7 @@ class Server:
 
     def close(self) -> None:
         self.run(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-        self._life.close()
+        super().close()
 
 
 @pytest.fixture

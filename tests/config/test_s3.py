@@ -1,5 +1,7 @@
 """Tests of the settings of buckets, and of who notifies whom."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -17,12 +19,9 @@ HTTP = '[[destinations]]\nname = "{name}"\ntype = "http"\nurl = "https://host/de
 S3 = '[[destinations]]\nname = "{name}"\ntype = "s3"\nbucket = "calls"\n'
 
 
-def loaded_bucket(environment: dict[str, str], file: object = None) -> S3Destination:
-    (found,) = [
-        each
-        for each in load(file, environment).settings.destinations  # type: ignore[arg-type]  # a path or None
-        if isinstance(each, S3Destination)
-    ]
+def loaded_bucket(environment: dict[str, str], file: Path | None = None) -> S3Destination:
+    destinations = load(file, environment).settings.destinations
+    (found,) = [each for each in destinations if isinstance(each, S3Destination)]
     return found
 
 

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import uvloop
 
 from gateway.listeners import Listener, ListenOptions, Peer, SocketOptions, owner_ids, peer_of
 
-LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
+LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
 
 
 class Greeter(asyncio.Protocol):
@@ -47,7 +47,9 @@ async def greeting(path: Path) -> str:
 
 
 @pytest.mark.parametrize("make_loop", LOOPS)
-def test_a_socket_has_its_mode_and_is_removed_at_the_end(tmp_path: Path, make_loop: object) -> None:
+def test_a_socket_has_its_mode_and_is_removed_at_the_end(
+    tmp_path: Path, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     """Whatever the umask says; the kernel says which user connects."""
     path = tmp_path / "run" / "admin.sock"
 
@@ -58,7 +60,7 @@ def test_a_socket_has_its_mode_and_is_removed_at_the_end(tmp_path: Path, make_lo
             assert await greeting(path) == repr(expected)
         assert not path.exists()
 
-    with asyncio.Runner(loop_factory=make_loop) as runner:  # type: ignore[arg-type]  # one of LOOPS
+    with asyncio.Runner(loop_factory=make_loop) as runner:
         runner.run(check())
 
 

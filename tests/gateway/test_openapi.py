@@ -26,7 +26,7 @@ from gateway.calllog.document import parse
 from gateway.cli import main
 from gateway.diagnostics.probe import Verdict, probe
 from gateway.intake import openapi as intake_openapi
-from gateway.intake.parse import SizeRule
+from gateway.intake.parse import CallLog, SizeRule
 from gateway.intake.parse import parse as parse_body
 from gateway.schemas import CALL_LOG, CORE, DETAIL, FILES
 from spool.records import DeliveryState, Form, Fragment
@@ -37,8 +37,6 @@ from tests.project.surface import admin_paths, intake_paths
 from uploaders.http.uploader import HttpOptions
 
 RECIPES = re.findall(r"^```(\w+)( no-run)?\n(.*?)^```$", text("docs/recipes.md"), re.DOTALL | re.MULTILINE)
-
-PROGRAMS = {"sh": ["bash", "-eu"], "python": [sys.executable, "-"], "js": ["node", "--input-type=module", "-"]}
 
 
 def references(node: Any) -> Iterator[str]:
@@ -115,7 +113,8 @@ def test_what_goes_in_and_out_is_as_the_schemas_say() -> None:
     }  # fmt: skip
     jsonschema_rs.validate(CALL_LOG, log)
     parsed = parse_body(json.dumps(log).encode(), bytearray, SizeRule())
-    pieces = {name: b"".join(map(bytes, found)) for name, found in parsed.fragments.items()}  # type: ignore[union-attr]
+    assert isinstance(parsed, CallLog)
+    pieces = {name: b"".join(map(bytes, found)) for name, found in parsed.fragments.items()}
     core = json.loads(b"{" + pieces[Fragment.BASE] + b"," + pieces[Fragment.DERIVED] + b"}")
     detail = {"call_id": "c", "update_type": "detailed_telemetry", **json.loads(b"{" + pieces[Fragment.REST] + b"}")}
     jsonschema_rs.validate(CORE, core)

@@ -29,9 +29,11 @@ def detailed(call_id: str, size: int) -> bytes:
 
 
 @asynccontextmanager
-async def full(tmp_path: Path, **options: float) -> AsyncIterator[RunningIntake]:
+async def full(
+    tmp_path: Path,
+    limits: BodyLimits = BodyLimits(inline_max=2 * UNIT),  # noqa: B008 - a frozen value
+) -> AsyncIterator[RunningIntake]:
     """An intake before a spool of 15 MiB that details fill."""
-    limits = BodyLimits(inline_max=2 * UNIT, **options)  # type: ignore[arg-type]  # of the limits
     async with running(
         tmp_path, spool_max=60 * UNIT, when_full=WhenFull.EXPIRE_DETAILS, bodies=limits, sizes=SIZES
     ) as world:
@@ -63,7 +65,7 @@ async def test_an_announced_length_costs_nothing(tmp_path: Path, length: int) ->
 @pytest.mark.parametrize("came", [0, 25_000])
 async def test_a_body_that_does_not_come_costs_what_came(tmp_path: Path, came: int) -> None:
     """A post for which room could be made, of which (nearly) nothing comes, evicts (nearly) nothing."""
-    async with full(tmp_path, progress_timeout=0.3) as world:
+    async with full(tmp_path, BodyLimits(inline_max=2 * UNIT, progress_timeout=0.3)) as world:
         head = POST + f"Content-Length: {25 * UNIT}\r\n\r\n".encode()
         answer = await world.send_raw(head + b" " * came)
         assert b" 408 " in answer

@@ -4,8 +4,6 @@ import json
 import random
 from typing import Any
 
-NAMES = ("user_turn", "user_speaking", "stt_node", "eou_detection", "agent_turn", "llm_node", "llm_request", "tts_node",
-         "tts_request", "agent_speaking", "function_tool")  # fmt: skip
 _TALK = (
     ("Hi, I have an appointment on Thursday and I need to move it.",
      "Good evening, and thanks for calling. I can move it for you. May I have your date of birth first?"),

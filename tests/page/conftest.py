@@ -3,18 +3,18 @@
 import asyncio
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from bench.endpoint import Endpoint, Fault
 from gateway.admin.history import History, Note, Outage, Sample
+from tests.loop_thread import LoopThread
 from tests.page.calls import as_json, make_call
 from tests.system.gateway_process import GatewayProcess
 from tests.system.receivers import Receiver
@@ -26,10 +26,9 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 BIG = "5ef3f6d4-5009-4972-867d-1924a8c52881"
 """A call with 44 turns and 505 spans, whose detail waits for the bucket."""
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
-_Result = TypeVar("_Result")
 
 
-class InThread:
+class InThread(LoopThread):
     """A gateway in a thread with an event loop of its own; `run` asks what is there."""
 
     gateway: GatewayProcess
@@ -37,15 +36,8 @@ class InThread:
     """What a browser keeps that has signed in, once one has."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
-        self._life = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self._loop = self._life.get_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, _Result], seconds: float = 60.0) -> _Result:
-        """Wait for what is done in that thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(seconds)
 
     def post(self, call: dict[str, Any]) -> None:
         """As an agent does."""
@@ -65,9 +57,7 @@ class InThread:
     def stop(self) -> None:
         """End everything."""
         self.run(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._life.close()
+        self.close()
 
     async def _stop(self) -> None:
         await self.gateway.__aexit__(None, None, None)

@@ -173,25 +173,25 @@ async def test_calls_are_found_by_words_number_agent_and_time(tables: PipelineTa
     await done(tables, "c2", Insight("about pizza", "llm"), CallText((("caller", "two pizzas"),), started_at=NOW + 9))
     await done(tables, "c1", Insight("of another tenant: toothache", "llm"), project="other")
 
-    async def found(**query: object) -> list[str]:
-        return [each.call_id for each in await tables.search(TextQuery(**query))]  # type: ignore[arg-type]
+    async def found(query: TextQuery) -> list[str]:
+        return [each.call_id for each in await tables.search(query)]
 
-    assert await found(words="toothache Tuesday") == ["c1"]
-    assert await found(words="CROWN") == ["c1"]
-    assert await found(words="toothache pizza") == []
-    assert await found() == ["c2", "c1"]
-    assert await found(customer_number="+1555", agent_id="a1") == ["c1"]
-    assert await found(since=NOW + 1) == ["c2"]
-    assert await found(until=NOW + 1) == ["c1"]
-    assert await found(words='" * :') == ["c2", "c1"]
+    assert await found(TextQuery(words="toothache Tuesday")) == ["c1"]
+    assert await found(TextQuery(words="CROWN")) == ["c1"]
+    assert await found(TextQuery(words="toothache pizza")) == []
+    assert await found(TextQuery()) == ["c2", "c1"]
+    assert await found(TextQuery(customer_number="+1555", agent_id="a1")) == ["c1"]
+    assert await found(TextQuery(since=NOW + 1)) == ["c2"]
+    assert await found(TextQuery(until=NOW + 1)) == ["c1"]
+    assert await found(TextQuery(words='" * :')) == ["c2", "c1"]
     assert [each.summary for each in await tables.search(TextQuery("other", "toothache"))] == [
         "of another tenant: toothache"
     ]
     await tables.redo(Redo(project=""), dry_run=False)
     for job in await tables.claim("", "me", 9):
         await tables.finish(job, "me", Insight("about taxes", "llm"))
-    assert await found(words="crown") == []
-    assert sorted(await found(words="taxes")) == ["c1", "c2"]
+    assert await found(TextQuery(words="crown")) == []
+    assert sorted(await found(TextQuery(words="taxes"))) == ["c1", "c2"]
 
 
 async def test_addresses_and_numbers_are_found_by_their_words(tables: PipelineTables) -> None:

@@ -8,16 +8,14 @@ import zstandard
 from spool.directory import DATABASE_NAME
 from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew
 from spool.keys import KEYS_NAME, KeyRing
-from spool.records import DeadLetter, Delivered, DeliveryState, Form, Fragment, Lane
+from spool.records import DeadLetter, Delivered, DeliveryState, Fragment
 from spool.salvage.model import Tally
 from spool.salvage.service import Task
 from spool.stats import LaneCounts
 from spool.store import Spool
 from tests.spool.spool_parts import (
-    BUCKET,
     CORE,
     DETAIL,
-    ENDPOINT,
     NOTICE,
     OBJECT,
     a_record,
@@ -97,9 +95,6 @@ async def filled_aside(directory: Path) -> tuple[Known, dict[str, DeliveryState]
     async with opened(directory) as spool:
         known = await fill(spool)
         return known, await open_deliveries(spool)
-
-
-__all__ = ["BUCKET", "ENDPOINT", "Form", "Lane"]
 
 
 # A spool as a crash left it, damaged in one place, started, salvaged and read.

@@ -7,7 +7,7 @@ from msgspec.structs import replace as changed
 
 from spool.queue.settle import ATTEMPTS_KEPT, LONGEST_ANSWER
 from spool.records import DeadLetter, Delivered, Delivery, Hold, Outline, RetryAt, principal_of
-from spool.stats import CallFilter
+from spool.stats import CallFilter, CallPage
 from spool.store import Spool
 from tests.spool.spool_parts import ENDPOINT, NOW, Clock, a_record, due, opened
 
@@ -80,8 +80,8 @@ async def test_a_refusal_is_an_attempt_too(tmp_path: Path, settlement: Hold | De
 # Lists of calls ----------------------------------------------------------------------------------------------------
 
 
-def ids(page: object) -> list[str]:
-    return [row.record.call_id for row in page.rows]  # type: ignore[attr-defined]  # a CallPage
+def ids(page: CallPage) -> list[str]:
+    return [row.record.call_id for row in page.rows]
 
 
 async def test_calls_are_listed_the_newest_first_and_page_by_page(tmp_path: Path) -> None:

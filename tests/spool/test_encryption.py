@@ -15,7 +15,7 @@ from spool.fsck import Kind, Severity, check
 from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
 from spool.live_calls import HeardCall, NewTurn
 from spool.payload.frames import Frame, FrameEncoder, Place, Seal, is_sealed
-from spool.records import Delivered, Fragment, NewSpans, OwnedCall
+from spool.records import Delivered, Delivery, Fragment, NewSpans, OwnedCall
 from spool.salvage.model import Outcome
 from spool.store import Spool
 from tests.spool.salvaged_spools import bring
@@ -49,9 +49,9 @@ def a_ring(*values: bytes) -> KeyRing:
 RING = a_ring(b"k" * 32)
 
 
-async def uncached(spool: Spool, delivery: object, fragment: Fragment = Fragment.BODY) -> bytes:
+async def uncached(spool: Spool, delivery: Delivery, fragment: Fragment = Fragment.BODY) -> bytes:
     """What lies on the disk, decoded."""
-    frames = spool.reader.frames(delivery.record, fragment)  # type: ignore[attr-defined]
+    frames = spool.reader.frames(delivery.record, fragment)
     return decoded(b"".join([frame async for frame in frames]))
 
 

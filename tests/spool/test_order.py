@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from spool.db.transaction import Transaction
 from spool.queue.ordering import unblock_stuck
 from spool.records import (
     DeadLetter,
@@ -286,8 +287,8 @@ async def test_what_is_stuck_is_freed_by_maintenance(spool: Spool) -> None:
     await spool.accept(a_record("c"))
     (first,) = await due(spool)
 
-    def end_behind_the_back(transaction: object) -> None:
-        transaction.execute("UPDATE deliveries SET state = 4 WHERE record_id = ?", (first.record.record_id,))  # type: ignore[attr-defined]
+    def end_behind_the_back(transaction: Transaction) -> None:
+        transaction.execute("UPDATE deliveries SET state = 4 WHERE record_id = ?", (first.record.record_id,))
 
     await write(spool, end_behind_the_back)
     assert await due(spool) == []

@@ -75,7 +75,7 @@ async def test_a_mapped_file_can_be_unmapped_afterwards(spool: Spool, tmp_path: 
     path.write_bytes(os.urandom(6 * MIB))
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        accepted = await spool.accept(a_record("c", fragments={Fragment.BODY: [mapped]}))  # type: ignore[list-item]
+        accepted = await spool.accept(a_record("c", fragments={Fragment.BODY: [mapped]}))  # type: ignore[list-item]  # a buffer
         mapped.close()
     assert decoded(await payload(spool, accepted)) == path.read_bytes()
 

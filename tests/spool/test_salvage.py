@@ -203,10 +203,12 @@ async def test_a_living_gateway_is_not_adopted(tmp_path: Path) -> None:
     ],
     ids=["no database", "nothing", "newer"],
 )
-async def test_what_cannot_be_read_at_all_is_told(tmp_path: Path, spoil: object, error: type[Exception]) -> None:
+async def test_what_cannot_be_read_at_all_is_told(
+    tmp_path: Path, spoil: Callable[[Path], object], error: type[Exception]
+) -> None:
     """The error says which directory it is about, and nothing is marked as done."""
     await filled_aside(tmp_path / "old")
-    spoil(tmp_path / "old" / DATABASE_NAME)  # type: ignore[operator]  # of the table above
+    spoil(tmp_path / "old" / DATABASE_NAME)
     async with opened(tmp_path / "new") as spool:
         with pytest.raises(error):
             await bring(spool, tmp_path / "old")

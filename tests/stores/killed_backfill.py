@@ -38,7 +38,7 @@ def _store(name: str, killed_page: int) -> Store:
                 ends_a_page()
             return changed
 
-        Connection.change = watched  # type: ignore[method-assign]
+        Connection.change = watched  # type: ignore[method-assign]  # it is to be killed there
         return SqliteStore(Path(name), lambda: 1_800_000_000_000, RULE)
     import psycopg
 
@@ -53,7 +53,7 @@ def _store(name: str, killed_page: int) -> Store:
             ends_a_page()
         return done
 
-    psycopg.AsyncConnection.execute = executed  # type: ignore[method-assign, assignment]
+    psycopg.AsyncConnection.execute = executed  # type: ignore[method-assign, assignment]  # as above
     return PostgresStore(name, RULE)
 
 

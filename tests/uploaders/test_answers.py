@@ -105,7 +105,8 @@ def test_a_refusal_for_size_is_told_apart(status: int, body: bytes, too_large: b
 def test_a_4xx_that_names_a_time_is_retried_then(status: int) -> None:
     """With Retry-After the server says that the same request may succeed: no refusal of the record."""
     outcome = judged(status, retry_after="1")
-    assert outcome == RetryLater(outcome.reason, after_seconds=1.0)  # type: ignore[union-attr]  # it has one
+    assert isinstance(outcome, RetryLater)
+    assert outcome == RetryLater(outcome.reason, after_seconds=1.0)
 
 
 @pytest.mark.parametrize(("status", "scope"), [(429, Scope.DESTINATION), (503, Scope.DESTINATION), (502, Scope.RECORD)])

@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from spool.records import Form
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
@@ -72,7 +73,7 @@ Disguise = Callable[[bytes], Answer]
 
 
 def plain(body: bytes, **fields: str | None) -> Answer:
-    return Answer(200, body, **{"content_type": JSON, **fields})  # type: ignore[arg-type]  # each field has its type
+    return replace(Answer(200, body, content_type=JSON), **fields)
 
 
 def deflated(body: bytes) -> bytes:
