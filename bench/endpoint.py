@@ -28,6 +28,8 @@ from bench.decoded import TOP_LEVEL, Request, call_id_of, decode, kind_of
 from bench.storage import FOLDER, Storage
 
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
+PATIENCE_SECONDS = 60.0
+"""For what is waited for: only a failure takes that long."""
 PATH = "/dev/send-call-log"
 
 
@@ -147,12 +149,12 @@ class Endpoint:
         self._released = asyncio.Event()
         self._tell()
 
-    async def wait_for(self, count: int, *, deadline: float = 10.0) -> list[Arrival]:
+    async def wait_for(self, count: int, *, deadline: float = PATIENCE_SECONDS) -> list[Arrival]:
         """Wait until so many requests were accepted; returns them."""
         await self.wait_until(lambda: len(self.accepted) >= count, deadline=deadline)
         return self.accepted
 
-    async def wait_until(self, condition: Callable[[], bool], *, deadline: float = 10.0) -> None:
+    async def wait_until(self, condition: Callable[[], bool], *, deadline: float = PATIENCE_SECONDS) -> None:
         """Wait until this holds; looked at whenever a request comes in or is answered."""
         async with asyncio.timeout(deadline):
             while not condition():

@@ -143,6 +143,11 @@ def mock(_mock: MockCluster) -> MockCluster:
 @pytest.fixture
 def failing(mock: MockCluster) -> Cluster:
     """Fresh topics on it."""
+    return on_mock(mock)
+
+
+def on_mock(mock: MockCluster) -> Cluster:
+    """Fresh topics on a mock cluster."""
     made = Cluster(mock.brokers)
     mock.create(*made.topics.read, made.topics.dead, partitions=PARTITIONS)
     return made

@@ -75,6 +75,11 @@ def words_in(folder: Path, words: bytes) -> list[str]:
     return found
 
 
+def databases_and_files(names: list[str]) -> set[str]:
+    """With a database and its WAL as one: a checkpoint moves what they hold from the one to the other at any time."""
+    return {name.removesuffix("-wal") for name in names}
+
+
 def frames(data: bytes) -> list[bytes]:
     """What is in the zstd frames that begin anywhere, as far as they can be read."""
     read = []
@@ -126,12 +131,12 @@ async def test_after_an_erasure_no_byte_of_the_caller_is_left(tmp_path: Path) ->
         export = tmp_path / "export"
         await gateway.command("dead", "export", str(export), "--all", *gateway.admin)
         folders = {"gateway", "export", "store", "delivered"}
-        before = words_in(tmp_path, f"{SAID} gone".encode())
+        before = databases_and_files(words_in(tmp_path, f"{SAID} gone".encode()))
         assert {Path(name).parts[0] for name in before} >= folders, before
 
         plan = await erased(gateway, "--phone", NUMBER, "--call-id", "gone-3", "--exports", str(export), "--dry-run")
         assert sorted(plan["call_ids"]) == ["gone-1", "gone-2", "gone-3"]
-        assert words_in(tmp_path, f"{SAID} gone".encode()) == before
+        assert databases_and_files(words_in(tmp_path, f"{SAID} gone".encode())) == before
         report = await erased(gateway, "--phone", NUMBER, "--call-id", "gone-3", "--exports", str(export))
         assert report["complete"], report
         assert place(report, "calls")["found"] == {"calls": 2, "parts": 5}
