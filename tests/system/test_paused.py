@@ -9,8 +9,9 @@ from pathlib import Path
 from bench.endpoint import Endpoint
 from tests.system.gateway_process import GatewayProcess
 
-TIMEOUT, PAUSED = 0.5, 1.2
-"""Seconds: what a client has for the next part of its post, and for how long nothing runs."""
+TIMEOUT, PAUSED = 1.0, 1.4
+"""Seconds: what a client has for the next part of its post, of which half a second may pass while nothing runs, and for
+how long nothing does."""
 NEW_CLIENTS = 20
 
 
@@ -64,7 +65,7 @@ async def stopped_amid_posts(gateway: GatewayProcess) -> dict[str, Client]:
             clients[call_id].send(a_post(call_id)[:cut])
         assert (await gateway.post({"call_id": "read-by-now"})).status == 202
         gateway.process.send_signal(signal.SIGSTOP)
-        if time.monotonic() - began < TIMEOUT / 2:
+        if time.monotonic() - began < TIMEOUT / 4:
             return clients
         gateway.process.send_signal(signal.SIGCONT)
         for client in clients.values():
