@@ -149,7 +149,7 @@ def test_a_failure_is_said_first(project: Project) -> None:
     assert (project.folder / ".venv/pip.err").read_text("utf-8").count("nowhere") > 0, "there was a warning"
 
 
-@pytest.mark.slow
+@pytest.mark.prove
 def test_a_gap_in_a_lock_is_said(project: Project) -> None:
     """A lock that lacks what one of its distributions asks for is found when it is installed."""
     lines = [project.index.add("runs", "1.0", ["needed>=2"])]

@@ -20,7 +20,7 @@ from gateway.sdk_outbox.model import OutboxError, OutboxState, OutboxUnusable, O
 from gateway.sdk_outbox.reader import OutboxReader
 from spool import sandbox
 from tests.budget import budgeted
-from tests.outbox.hostile import CASES, COLUMNS, ENDLESS, FULL, ODD_ROWS, Case, do_harm, forge_journal, write_rows
+from tests.outbox.hostile import CASES, COLUMNS, ENDLESS, FULL, ODD_ROWS, do_harm, forge_journal, write_rows
 from tests.outbox.outbox_rescue import Rescue, rescuing, watching_over
 from tests.outbox.sdk import KEY, rows, write
 from tests.processes import children_that_run
@@ -36,17 +36,23 @@ def victim(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_a_file_made_to_do_harm_is_refused_with_its_reason(tmp_path: Path, victim: Path, case: Case) -> None:
+async def test_a_file_made_to_do_harm_is_refused_with_its_reason(tmp_path: Path) -> None:
     """Nothing else is touched, another outbox is emptied meanwhile, and a stop does not wait."""
-    bad, good = tmp_path / "bad.db", tmp_path / "good.db"
-    case.make(bad, victim)
-    async with watching_over(tmp_path / "watch", bad, good) as watched:
-        await watched.until(OutboxState.UNUSABLE)
-        assert case.reason in watched.status().reason
+    bad = [tmp_path / str(number) / "bad.db" for number in range(len(CASES))]
+    victims = [path.with_name("spool.db") for path in bad]
+    for case, path, victim in zip(CASES, bad, victims, strict=True):
+        path.parent.mkdir()
+        victim.write_bytes(PRECIOUS)
+        case.make(path, victim)
+    good = tmp_path / "good.db"
+    async with watching_over(tmp_path / "watch", *bad, good) as watched:
+        for index, case in enumerate(CASES):
+            await watched.until(OutboxState.UNUSABLE, index=index)
+            assert case.reason in watched.status(index).reason, case.name
         write(good, payload=FULL)
-        await watched.until(OutboxState.WATCHED, rescued=1, index=1)
-    assert victim.read_bytes() == PRECIOUS
+        await watched.until(OutboxState.WATCHED, rescued=1, index=len(bad))
+    spoiled = [case.name for case, victim in zip(CASES, victims, strict=True) if victim.read_bytes() != PRECIOUS]
+    assert spoiled == []
 
 
 @pytest.mark.parametrize(("row", "reason"), [odd[1:] for odd in ODD_ROWS], ids=[odd[0] for odd in ODD_ROWS])
