@@ -29,6 +29,7 @@ from spool.records import (
 )
 from spool.stats import LaneCounts
 from spool.store import Spool
+from tests.budget import budgeted
 from tests.spool.spool_parts import (
     BUCKET,
     CORE,
@@ -68,11 +69,24 @@ releases = st.tuples(st.sampled_from(["release", "fail", "maintain"]), st.just(0
 operations = st.lists(accepts | settles | settles | orders | releases, min_size=5, max_size=60)
 
 
-@pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(operations=operations)
 def test_the_books_are_what_a_recount_finds(operations: list[tuple[str, object, int, str | None]]) -> None:
     """Whatever is accepted, settled, replayed, discarded, released and failed: counters and tokens stay right."""
+    recounted(operations)
+
+
+@pytest.mark.prove
+@settings(max_examples=budgeted(small=40, full=1000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(operations=operations)
+def test_the_books_of_many_runs_are_what_a_recount_finds(
+    operations: list[tuple[str, object, int, str | None]],
+) -> None:
+    """The same, many times."""
+    recounted(operations)
+
+
+def recounted(operations: list[tuple[str, object, int, str | None]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(run(Path(directory), operations))
 

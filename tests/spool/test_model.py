@@ -389,7 +389,7 @@ CHECKS = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_to
 @pytest.mark.slow
 def test_the_spool_does_what_its_model_does() -> None:
     """Some runs of the model; `make prove` has many."""
-    sized = settings(max_examples=8, stateful_step_count=30, deadline=None, suppress_health_check=CHECKS)
+    sized = settings(max_examples=5, stateful_step_count=30, deadline=None, suppress_health_check=CHECKS)
     run_state_machine_as_test(SpoolMachine, settings=sized)
 
 

@@ -157,15 +157,23 @@ def killed_at(directory: Path, ring: KeyRing, number: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
+EACH = budgeted(small=3, full=1)
+
+
 @pytest.mark.parametrize(
-    "every", [pytest.param(5, id="some"), pytest.param(budgeted(small=3, full=1), id="all", marks=pytest.mark.prove)]
+    ("before", "first", "every"),
+    [
+        pytest.param(KeyRing(), 0, 10, id="plain, some"),
+        pytest.param(a_ring("o"), 5, 10, id="old key, others"),
+        pytest.param(KeyRing(), 0, EACH, id="plain, all", marks=pytest.mark.prove),
+        pytest.param(a_ring("o"), 0, EACH, id="old key, all", marks=pytest.mark.prove),
+    ],
 )
-@pytest.mark.parametrize("before", [KeyRing(), a_ring("o")], ids=["plain", "old key"])
-def test_a_kill_at_any_write_point_loses_nothing(tmp_path: Path, before: KeyRing, every: int) -> None:
+def test_a_kill_at_any_write_point_loses_nothing(tmp_path: Path, before: KeyRing, first: int, every: int) -> None:
     """After each kill all can be read with the keys of before and after; however often, it comes to its end."""
     asyncio.run(fill(tmp_path, before))
     ring = KeyRing((*a_ring("n").keys, *before.keys))
-    kills, number = 0, 0
+    kills, number = 0, first
     while killed_at(tmp_path, ring, number):
         kills += 1
         number += every
