@@ -210,8 +210,17 @@ def test_a_destination_that_is_the_own_intake_is_told_before_the_start(
     assert "destinations[endpoint].url is this gateway's own intake (127.0.0.1:7717)" in result.stderr
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-@pytest.mark.parametrize("directory", ["/tmp/日本", "/tmp/\udcff", "/tmp/ü"])
+ENCODINGS, DIRECTORIES = ("ascii", "latin-1", "utf-8"), ("/tmp/日本", "/tmp/\udcff", "/tmp/ü")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "directory"),
+    [
+        pytest.param(encoding, directory, marks=() if at == number else pytest.mark.prove)
+        for number, encoding in enumerate(ENCODINGS)
+        for at, directory in enumerate(DIRECTORIES)
+    ],
+)
 def test_no_encoding_ends_a_command(encoding: str, directory: str) -> None:
     """What a terminal cannot show is escaped; the command says everything else, and succeeds."""
     ended = subprocess.run(

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from spool.records import AGENT_LOST
 from tests.budget import budgeted
 from tests.stores.calls import RULE, detail_of, document_of, numbered, part_of, random_parts, span_of
+from tests.stores.conftest import CLICKHOUSE
 from tests.stores.engines import Engine
 from uploaders.stores.completion import CallRow, CallState, add_part, expire, fields_of
 from uploaders.stores.parts import Part, PartKind, key_text, shown_as_of
@@ -384,7 +385,7 @@ async def test_many_may_open_a_new_store_at_once(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [100, pytest.param(300, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("megabytes", [64, pytest.param(300, marks=pytest.mark.prove)])
 async def test_a_huge_detail_takes_little_memory(store: Store, megabytes: int) -> None:
     """In and out it passes frame by frame; the process grows by far less than the detail."""
     await store.write([part_of(PartKind.END)])
@@ -402,6 +403,7 @@ async def test_a_huge_detail_takes_little_memory(store: Store, megabytes: int) -
     assert grown < 32 << 20
 
 
+@pytest.mark.parametrize("engine", ["sqlite", "postgres-18", "postgres-15", CLICKHOUSE], indirect=True)
 @pytest.mark.parametrize("seed", range(5))
 async def test_random_parts_and_crashes_agree_with_the_model(store: Store, engine: Engine, seed: int) -> None:
     """Whatever comes in whatever order, through writers that come and go: the rows are those of the pure rules."""

@@ -61,7 +61,7 @@ async def test_the_sdk_succeeds_and_its_call_logs_arrive(tmp_path: Path) -> None
     async with Endpoint(token=KEY) as endpoint:
         settings = {"CALLSPOOL_ENDPOINT_URL": endpoint.url}
         async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
-            reports = [await post_by_sdk(tmp_path, gateway, way) for way in WAYS]
+            reports = await post_by_sdk(tmp_path, gateway)
             await endpoint.wait_for(sum(len(way.kinds) for way in WAYS))
             await gateway.delivered()
             assert KEY not in gateway.log
@@ -79,7 +79,7 @@ async def test_the_sdk_posts_straight_to_a_receiver(tmp_path: Path) -> None:
     engine = SqliteEngine(tmp_path)
     settings = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}"}
     async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
-        reports = [await post_by_sdk(tmp_path, gateway, way) for way in WAYS]
+        reports = await post_by_sdk(tmp_path, gateway)
         await gateway.delivered()
     store = engine.store()
     for way, report in zip(WAYS, reports, strict=True):
@@ -97,19 +97,23 @@ async def test_the_sdk_posts_straight_to_a_receiver(tmp_path: Path) -> None:
     await store.close()
 
 
-async def post_by_sdk(folder: Path, gateway: GatewayProcess, way: Way) -> Any:
-    """What the SDK returned, and what it says it sent."""
-    call_log, report = folder / "call.json", folder / "report.json"
-    call_log.write_bytes(make_call_log(way.size, seed=way.size, call_id=way.name))
+async def post_by_sdk(folder: Path, gateway: GatewayProcess) -> list[Any]:
+    """By each way: what the SDK returned, and what it says it sent."""
+    jobs, reports = folder / "jobs.json", [folder / f"{way.name}.report.json" for way in WAYS]
+    asked = []
+    for way, report in zip(WAYS, reports, strict=True):
+        call_log = folder / f"{way.name}.json"
+        call_log.write_bytes(make_call_log(way.size, seed=way.size, call_id=way.name))
+        asked.append({"call_log": str(call_log), "report": str(report), "environment": dict(way.environment)})
+    jobs.write_text(json.dumps(asked))
     where = {"WHISPEY_API_URL": f"{gateway.intake_url}/dev/send-call-log", "WHISPEY_API_KEY": KEY}
-    environment = {**os.environ, **where, **way.environment}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, AGENT, call_log, report,
-        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        sys.executable, AGENT, jobs,
+        env={**os.environ, **where}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
-    return json.loads(report.read_bytes())
+    return [json.loads(report.read_bytes()) for report in reports]
 
 
 def assert_arrived(endpoint: Endpoint, way: Way, sent: dict[str, Any]) -> None:
