@@ -19,8 +19,8 @@ from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.parts import PartCutter
 from uploaders.s3.publish import finished_etag
 
-SIZE = 25 * MEBIBYTE
-"""Of noise: 19 MiB of frames, which are four parts."""
+SIZE = 21 * MEBIBYTE
+"""Of noise: 15.8 MiB of frames, which are four parts."""
 
 
 def options(server: Server, bucket: str, **changes: Any) -> S3Options:

@@ -19,7 +19,7 @@ from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryp
 
 @pytest.mark.parametrize("dialect", ["weed", "clone"])
 @pytest.mark.parametrize("encoding", ObjectEncoding)
-@pytest.mark.parametrize("size", [100_000, 20 * MEBIBYTE], ids=["put", "parts"])
+@pytest.mark.parametrize("size", [100_000, 12 * MEBIBYTE], ids=["put", "parts"])
 async def test_an_object_holds_the_detail_with_every_value_as_it_came(
     store: Store,
     made: MakeUploader,
