@@ -6,13 +6,19 @@ It prints each outcome, and the most memory that it ever had, in KiB.
 """
 
 import asyncio
+import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from spool.records import Delivery, Lane, system_clock
 from tests.s3.stored_objects import opened_store
+from tests.system import preloaded
+from tests.system.preloaded import Process
 from uploaders.base import Delivered
 from uploaders.s3.options import DEFAULT_PART_BYTES, ObjectEncoding, S3Options
 from uploaders.s3.uploader import S3Uploader
@@ -48,28 +54,46 @@ def most_memory() -> int:
 
 
 DEADLINE_SECONDS = 120
+MODULE = "tests.s3.drain_process"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Draining:
+    """The process, and what it printed."""
+
+    process: Process
+    output: IO[bytes]
+
+    async def finished(self) -> list[str]:
+        """The lines that it printed, once it ended well."""
+        code = await asyncio.wait_for(self.process.wait(), DEADLINE_SECONDS)
+        self.output.seek(0)
+        printed = self.output.read().decode()
+        assert code == 0, printed
+        return printed.splitlines()
 
 
 @asynccontextmanager
-async def draining(spool: Path, endpoint: str, bucket: str, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The running process; killed at the end, if it still runs."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.s3.drain_process", str(spool), endpoint, bucket, *more,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def finished(process: asyncio.subprocess.Process) -> list[str]:
-    """The lines that it printed, once it ended well."""
-    output, _ = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
-    assert process.returncode == 0, output
-    return output.decode().splitlines()
+async def draining(spool: Path, endpoint: str, bucket: str, *more: str, forked: bool = True) -> AsyncIterator[Draining]:
+    """The running process; killed at the end, if it still runs. One that is not forked has memory of its own alone."""
+    arguments = (str(spool), endpoint, bucket, *more)
+    with tempfile.TemporaryFile() as output, Path(os.devnull).open("rb") as nothing:
+        process: Process
+        if forked:
+            process = await preloaded.start(
+                arguments, environment=os.environ, folder=ROOT, streams=(nothing, output, output), module=MODULE
+            )
+        else:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", MODULE, *arguments, cwd=ROOT, stdout=output, stderr=output
+            )
+        try:
+            yield Draining(process, output)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 if __name__ == "__main__":

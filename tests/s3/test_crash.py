@@ -7,7 +7,7 @@ import pytest
 
 from bench.s3_server import Server
 from spool.records import Lane
-from tests.s3.drain_process import DEADLINE_SECONDS, draining, finished
+from tests.s3.drain_process import DEADLINE_SECONDS, draining
 from tests.s3.recording_proxy import Fate, proxy_before
 from tests.s3.stored_objects import MEBIBYTE, client_of, objects, opened_store, rest_of, uploads
 from uploaders.s3.options import SMALLEST_PART_BYTES
@@ -30,18 +30,18 @@ async def test_after_a_kill_no_finished_part_is_sent_again(
         await store.large(SIZE)
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda request: fate if (request.part or 0) >= 3 else Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as drain:
             for _ in range(4):
                 await asyncio.wait_for(proxy.held.get(), DEADLINE_SECONDS)
-            process.kill()
-            await process.wait()
+            drain.process.kill()
+            await drain.process.wait()
         (upload_id,) = await uploads(weed, bucket)
         there = await _parts_there(weed, bucket, upload_id)
         assert there == ({1, 2, 3, 4, 5, 6} if fate is Fate.HOLD_ANSWER else {1, 2})
         proxy.requests.clear()
         proxy.decide = lambda _: Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
-            lines = await finished(process)
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as drain:
+            lines = await drain.finished()
         assert lines[0].startswith("Delivered")
         assert sorted(proxy.parts) == [number for number in range(1, PARTS + 1) if number not in there]
     await _assert_whole(tmp_path / "spool", weed, bucket, SIZE)
@@ -55,14 +55,14 @@ async def test_after_a_kill_behind_the_last_answer_nothing_is_sent_again(
         await store.large(12 * MEBIBYTE)
     async with proxy_before(weed.port) as proxy:
         proxy.decide = lambda request: Fate.HOLD_ANSWER if request.completes else Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as drain:
             await asyncio.wait_for(proxy.held.get(), DEADLINE_SECONDS)
-            process.kill()
-            await process.wait()
+            drain.process.kill()
+            await drain.process.wait()
         proxy.requests.clear()
         proxy.decide = lambda _: Fate.PASS
-        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as process:
-            lines = await finished(process)
+        async with draining(tmp_path / "spool", proxy.endpoint, bucket, *SMALL_PARTS) as drain:
+            lines = await drain.finished()
         assert lines[0].startswith("Delivered")
         assert proxy.parts == []
     await _assert_whole(tmp_path / "spool", weed, bucket, 12 * MEBIBYTE)

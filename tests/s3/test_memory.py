@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.s3_server import Server
-from tests.s3.drain_process import draining, finished
+from tests.s3.drain_process import draining
 from tests.s3.stored_objects import MEBIBYTE, opened_store
 
 pytestmark = pytest.mark.slow
@@ -33,8 +33,8 @@ async def test_draining_takes_less_than_150_mb(
     async with opened_store(tmp_path / "spool") as store:
         for size in sizes:
             await store.large(size * MEBIBYTE)
-    async with draining(tmp_path / "spool", weed.endpoint, bucket, encoding) as process:
-        *outcomes, peak = await finished(process)
+    async with draining(tmp_path / "spool", weed.endpoint, bucket, encoding, forked=False) as drain:
+        *outcomes, peak = await drain.finished()
     assert len(outcomes) == len(sizes)
     assert all(outcome.startswith("Delivered") for outcome in outcomes)
     assert 0 < int(peak.split()[1]) < LIMIT_KIB

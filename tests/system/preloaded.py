@@ -75,9 +75,13 @@ async def start(
     environment: Mapping[str, str],
     folder: Path,
     streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
+    module: str | None = None,
 ) -> Forked:
-    """Start `callspool` with these arguments, and standard input, output and error."""
-    request = {"arguments": [str(PROGRAM), *arguments], "environment": dict(environment), "folder": str(folder)}
+    """Start `callspool` with these arguments, and standard input, output and error; or a module below `folder`."""
+    request = {
+        "arguments": [str(PROGRAM), *arguments], "environment": dict(environment), "folder": str(folder),
+        "module": module,
+    }  # fmt: skip
     answer, answers = os.pipe()
     descriptors = [*(stream.fileno() for stream in streams), answers]
     socket.send_fds(_server(), [json.dumps(request).encode()], descriptors)

@@ -9,6 +9,7 @@ import atexit
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -51,8 +52,14 @@ def main() -> None:
     _build_models()
     gc.collect()
     gc.freeze()
-    if _serve(socket.socket(fileno=int(sys.argv[1]))):
-        _run(callspool)
+    request = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if request is None:
+        return
+    if module := request["module"]:
+        sys.path.insert(0, request["folder"])
+        _run(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+    else:
+        _run(lambda: callspool(prog_name="callspool"))
 
 
 def _build_models() -> None:
@@ -71,22 +78,24 @@ def _build_models() -> None:
     catalogue.source_settings()
 
 
-def _run(program: Callable[..., Any]) -> None:
+def _run(program: Callable[[], object]) -> None:
     """Run it to its end, and leave at once then: an interpreter that takes all modules apart copies their pages."""
+    code = 0
     try:
-        program(prog_name="callspool")
+        program()
     except SystemExit as end:
         if not isinstance(end.code, int):
             raise
-        threading._shutdown()  # type: ignore[attr-defined]  # joins the other threads, as an end does
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code)
+        code = end.code
+    threading._shutdown()  # type: ignore[attr-defined]  # joins the other threads, as an end does
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def _serve(control: socket.socket) -> bool:
-    """Fork at each message, until the other end is closed. Returns True in a child."""
+def _serve(control: socket.socket) -> dict[str, Any] | None:
+    """Fork at each message, until the other end is closed. Returns the message in a child."""
     woken, wakes = os.pipe()
     watched: list[socket.socket | int] = [control, woken]
     os.set_blocking(wakes, False)
@@ -103,13 +112,14 @@ def _serve(control: socket.socket) -> bool:
         if control in ready:
             request, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 4)
             if not request:
-                return False
+                return None
             *streams, answer = descriptors
             child = os.fork()
             if not child:
                 control.detach()
-                _become(json.loads(request), streams)
-                return True
+                asked: dict[str, Any] = json.loads(request)
+                _become(asked, streams)
+                return asked
             answers[child] = answer
             _answer(answer, child)
             for stream in streams:
