@@ -17,6 +17,8 @@ from spool.records import DeliveryState, Form, Fragment, Lane
 from tests.intake.bodies import ENCODERS, call_log, envelope, incompressible, large_call_log, raw_deflate
 from tests.intake.running_intake import DEADLINE, RunningIntake, running
 
+ON_THE_SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
+
 
 @pytest.mark.parametrize("path", ["/send-call-log", "/dev/send-call-log", "/a/b/c/send-call-log/", "/v1/calls"])
 async def test_every_path_for_posts_takes_a_call_log(world: RunningIntake, path: str) -> None:
@@ -90,12 +92,13 @@ async def test_a_start_after_its_end_is_superseded(world: RunningIntake) -> None
 
 @pytest.mark.parametrize("size", [0, 20_000, 200_000, 2_000_000])
 @pytest.mark.parametrize("coding", ENCODERS)
-async def test_content_encodings_are_undone(world: RunningIntake, coding: str, size: int) -> None:
+@ON_THE_SHARED_LOOP
+async def test_content_encodings_are_undone(shared: RunningIntake, coding: str, size: int, call_id: str) -> None:
     """A body in a known Content-Encoding is stored decoded, whatever its size."""
-    body = call_log(size=size)
-    reply = await world.post(ENCODERS[coding](body), content_encoding=coding)
+    body = call_log(call_id, size=size)
+    reply = await shared.post(ENCODERS[coding](body), content_encoding=coding)
     assert reply.status == 202
-    assert await world.stored((await world.only_record("call-1")).record) == body
+    assert await shared.stored((await shared.only_record(call_id)).record) == body
 
 
 @pytest.mark.parametrize(
@@ -117,13 +120,14 @@ async def test_unusual_encodings_are_undone(world: RunningIntake, coding: str, e
 
 
 @pytest.mark.parametrize("size", [0, 20_000, 3_000_000])
-async def test_the_sdk_s_envelope_is_opened(world: RunningIntake, size: int) -> None:
+@ON_THE_SHARED_LOOP
+async def test_the_sdk_s_envelope_is_opened(shared: RunningIntake, size: int, call_id: str) -> None:
     """A compressed call log is stored as the call log that it carries."""
-    body = call_log(size=size)
-    reply = await world.post(envelope(body, original_size=len(body)))
+    body = call_log(call_id, size=size)
+    reply = await shared.post(envelope(body, original_size=len(body)))
     assert reply.status == 202
     assert reply.json["raw_bytes"] == len(body)
-    assert await world.stored((await world.only_record("call-1")).record) == body
+    assert await shared.stored((await shared.only_record(call_id)).record) == body
 
 
 async def test_an_envelope_with_escaped_base64_is_opened(world: RunningIntake) -> None:
@@ -144,17 +148,18 @@ async def test_an_envelope_in_a_content_encoding_is_opened(world: RunningIntake)
 
 
 @pytest.mark.parametrize("size", [0, 50_000, 400_000])
-async def test_a_body_without_length_is_taken(world: RunningIntake, size: int) -> None:
+@ON_THE_SHARED_LOOP
+async def test_a_body_without_length_is_taken(shared: RunningIntake, size: int, call_id: str) -> None:
     """A chunked body needs no Content-Length, small or large."""
-    body = call_log(size=size)
+    body = call_log(call_id, size=size)
 
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 30_000):
             yield body[start : start + 30_000]
 
-    assert (await world.post(chunks())).status == 202
-    assert await world.stored((await world.only_record("call-1")).record) == body
-    assert world.intake.budget.used_bytes == 0
+    assert (await shared.post(chunks())).status == 202
+    assert await shared.stored((await shared.only_record(call_id)).record) == body
+    assert shared.intake.budget.used_bytes == 0
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -244,9 +249,10 @@ async def test_a_copy_that_grows_is_made_where_there_is_room(world: RunningIntak
     ],
     ids=["lone surrogate", "byte order mark", "duplicate keys", "deep nesting", "white space"],
 )
-async def test_what_real_agents_send_is_taken(world: RunningIntake, body: bytes) -> None:
+@ON_THE_SHARED_LOOP
+async def test_what_real_agents_send_is_taken(shared: RunningIntake, body: bytes) -> None:
     """Oddities that a lenient reader understands are no reason to lose a call log."""
-    assert (await world.post(body)).status == 202
+    assert (await shared.post(body)).status == 202
 
 
 async def test_a_number_as_call_id_names_the_call(world: RunningIntake) -> None:
@@ -325,14 +331,15 @@ async def test_posts_are_measured(world: RunningIntake) -> None:
     ],
     ids=["two lines", "one line", "content and transfer", "transfer"],
 )
-async def test_every_coding_of_a_body_is_undone(world: RunningIntake, path: str, headers: bytes) -> None:
+@ON_THE_SHARED_LOOP
+async def test_every_coding_of_a_body_is_undone(shared: RunningIntake, path: str, headers: bytes, call_id: str) -> None:
     """All lines of Content-Encoding and Transfer-Encoding count."""
-    body = zstandard.ZstdCompressor().compress(gzip.compress(call_log("coded")))
+    body = zstandard.ZstdCompressor().compress(gzip.compress(call_log(call_id)))
     framed = body if b"Length" in headers else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     if b"%d" in headers:
         headers %= len(body)
-    answer = await world.send_raw(
+    answer = await shared.send_raw(
         b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\n%b" % (path.encode(), headers, framed)
     )
     assert b'"success":true' in answer, answer
-    assert (await world.only_record("coded")).record.raw_bytes == len(call_log("coded"))
+    assert (await shared.only_record(call_id)).record.raw_bytes == len(call_log(call_id))
