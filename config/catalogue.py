@@ -227,7 +227,7 @@ def setting_rows() -> tuple[str, ...]:
     """One row for each setting outside the destinations, and one for the file itself."""
     return (
         f"| `--config` | `{CONFIG_VARIABLE}` | none | The TOML file that holds the settings below. |",
-        f"|  | `{DEFAULTS_VARIABLE}` | none | A TOML file in place of the defaults, as the image has it. |",
+        f"|  | `{DEFAULTS_VARIABLE}` | none | A TOML file with other defaults, as in the image. |",
         *_rows(scalar_settings()),
     )
 

@@ -38,13 +38,13 @@ class ListenerTable(Table):
     socket_mode: SocketMode = 0o600
     """With a Unix socket: the mode of its file."""
     socket_owner: Owner = None
-    """With a Unix socket: whom its file belongs to, as `USER`, `USER:GROUP` or `:GROUP`."""
+    """With a Unix socket: the owner of its file, as `USER`, `USER:GROUP` or `:GROUP`."""
     tls_cert_file: OptionalFile = None
-    """PEM file with the certificate, and those between it and its authority; it turns TLS on, and is reloaded."""
+    """PEM file with the certificate and its intermediates; turns TLS on, and is reloaded when it changes."""
     tls_key_file: OptionalFile = None
-    """PEM file with the key; by default it stands in `tls_cert_file`."""
+    """PEM file with the key; by default `tls_cert_file` holds it."""
     tls_client_ca_file: OptionalFile = None
-    """PEM file with authorities: every client must present a certificate of one (mutual TLS)."""
+    """PEM file with authorities, one of which must have signed each client's certificate (mutual TLS)."""
 
     @field_validator("tls_cert_file")
     @classmethod
@@ -74,15 +74,15 @@ class IntakeSettings(ListenerTable):
     listen: Listen = INTAKE_LISTEN
     """Where agents post to: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
     socket_mode: SocketMode = 0o660
-    """With a Unix socket: the mode of its file; who may write to it may post."""
+    """With a Unix socket: the mode of its file; users who may write to it may post."""
     token: SecretStr | None = None
-    """Required from agents, as `x-pype-token` or as a bearer; without it only web pages may not post."""
+    """Required from agents, as `x-pype-token` or bearer token; without it, all but web pages may post."""
     hosts: Names = ()
-    """Without `token`: host names to post to, besides addresses, names without a dot and those of clusters."""
+    """Without `token`: host names to accept posts for, besides addresses, names without a dot and cluster names."""
     public_url: Endpoint | None = None
-    """What upload addresses begin with, as agents reach this gateway, such as `https://logs.example.com`."""
+    """Base URL of upload addresses, as agents reach this gateway, such as `https://logs.example.com`."""
     trusted_proxies: Proxies = ()
-    """Addresses and networks of proxies (`unix`: of the socket) whose `X-Forwarded-Host` and `-Proto` are believed."""
+    """Addresses and networks of proxies (`unix`: at the socket) whose `X-Forwarded-Host` and `-Proto` are trusted."""
     batch_max_lines: Annotated[int, Field(ge=1)] = 10_000
     """The most call logs in one NDJSON batch."""
     memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB
@@ -90,23 +90,23 @@ class IntakeSettings(ListenerTable):
     inline_max: Size = Field(default_factory=_default_inline_max)
     """Posts up to this size are read into memory, larger ones onto disk; at most the memory budget."""
     memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
-    """How long a small post or a batch waits for memory, and is then answered 503; large posts go onto disk."""
+    """How long a small post or a batch waits for memory before it is answered 503; large posts go onto disk."""
     progress_timeout: Duration = 10.0
     """A post that delivers less than 64 KiB within this time is aborted."""
     header_timeout: Duration = 10.0
     """How long the headers of a request may take to arrive."""
     connections_max: Annotated[int, Field(ge=1)] = 4096
-    """The most connections; above it the longest idle one is closed. At most what file descriptors allow."""
+    """The most connections; beyond it, the longest idle one is closed. Also limited by file descriptors."""
     body_max: OptionalSize = None
-    """The largest post as it is sent; above it the answer is 413."""
+    """The largest post as sent; a larger one is answered 413."""
     decoded_max: Size = 4 * GIB
     """The largest post after decompression."""
     decoded_ratio_max: Annotated[int, Field(ge=1)] = 1000
-    """The most times its own size that a post may decompress to."""
+    """The largest decompression ratio of a post."""
     upload_url_ttl: Duration = 15 * MINUTE
-    """How long an address given by get-upload-url can be used."""
+    """How long an upload address from get-upload-url is valid."""
     duplicate_window: Wait = DAY
-    """How long a repeated post is recognised, acknowledged and not stored again; 0 turns that off."""
+    """How long a repeated post is recognised and acknowledged without being stored again; 0 turns this off."""
 
     @field_validator("token")
     @classmethod
@@ -128,13 +128,13 @@ class AdminSettings(ListenerTable):
     listen: Listen = ADMIN_LISTEN
     """Where metrics, health and the status page are served: `HOST:PORT`, or `unix:PATH` for a Unix socket."""
     token: Tokens = ()
-    """Tokens of the role `admin`, at least 16 characters each, beside the random one in the spool's directory."""
+    """Tokens of the role `admin`, at least 16 characters each, besides the random one in the spool's directory."""
     operate_token: Tokens = ()
-    """Tokens of the role `operate`: read, and orders that lose nothing (replay, retry, resume)."""
+    """Tokens of the role `operate`: `read`, and orders that lose nothing (replay, retry, resume)."""
     read_token: Tokens = ()
-    """Tokens of the role `read`: lists, traces, and what call logs hold."""
+    """Tokens of the role `read`: lists, traces, and the contents of call logs."""
     hosts: Names = ()
-    """Host names by which this listener may be asked, besides addresses, names without a dot and those of clusters."""
+    """Host names to accept requests for, besides addresses, names without a dot and cluster names."""
 
     @field_validator("operate_token", "read_token")
     @classmethod
@@ -154,21 +154,21 @@ class OtlpSettings(Table):
     enabled: bool = True
     """Whether `/v1/traces` is served. Protobuf needs `callspool[otlp]`; JSON needs nothing."""
     call_id_attributes: Words = ()
-    """Attributes that name the call, before those of LiveKit, Pipecat and OpenTelemetry; else the trace id does."""
+    """Attributes with the call id, tried before those of LiveKit, Pipecat and OpenTelemetry; else the trace id is it."""
     close_after: Duration = 5.0
-    """A call whose root span came is put together when no span came for this long."""
+    """A call whose root span has come is closed when no span has come for this long."""
     idle_after: Duration = 5 * MINUTE
-    """A call is put together when no span came for this long, whatever came before."""
+    """Any call is closed when no span has come for this long."""
     drop_attributes: Words = ()
-    """Attributes to leave out, such as the chat that each span repeats; `lk.pii.*` means all that begin so."""
+    """Attributes to leave out, such as the chat that each span repeats; `lk.pii.*` means all with that prefix."""
     drop_pii: bool = False
-    """Whether to leave out what was said: `lk.pii.*`, messages, prompts, tool calls; and so the transcript."""
+    """Whether to leave out what was said: `lk.pii.*`, messages, prompts, tool calls; and with them the transcript."""
 
 
 class LiveSettings(Table):
     """Heartbeats and turns of calls that go on, to `/v1/calls/{call_id}/heartbeat` and `/turns` of the intake."""
 
     enabled: bool = True
-    """Whether heartbeats and turns are taken."""
+    """Whether heartbeats and turns are accepted."""
     lost_after: Annotated[Duration, Field(ge=5)] = 60.0
-    """An agent whose call was watched counts as lost when nothing came from it for this long: three heartbeats."""
+    """An agent that sent heartbeats counts as lost when nothing has come from it for this long: three heartbeats."""

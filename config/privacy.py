@@ -42,11 +42,11 @@ class RedactionSettings(Table):
     """What is replaced in call logs before anything of them is stored; by default nothing."""
 
     detect: Detectors = ()
-    """What is replaced by its form: any of `card`, `iban`, `email`, `phone`, `ssn`, `spoken`, `number`."""
+    """What is found by its form and replaced: any of `card`, `iban`, `email`, `phone`, `ssn`, `spoken`, `number`."""
     fields: Fields = ()
-    """Paths of members whose values are replaced whatever they are: `customer.phone`, `**.date_of_birth`."""
+    """Paths of members whose values are always replaced: `customer.phone`, `**.date_of_birth`."""
     patterns: Patterns = ()
-    """Own patterns as `NAME=EXPRESSION`, in RE2's syntax, a line each in the variable; need `callspool[redaction]`."""
+    """Your patterns as `NAME=EXPRESSION` in RE2 syntax, one per line in the variable; need `callspool[redaction]`."""
 
     @property
     def rules(self) -> Redaction | None:
@@ -77,6 +77,6 @@ class ErasureSettings(Table):
     later_posts: Annotated[LaterPosts, Choice] = LaterPosts.REFUSE
     """Posts of a call that was erased: `refuse` (410) or `accept`."""
     keep: Duration = 30 * DAY
-    """How long posts of an erased call are refused; a keyed hash of its id is kept for so long."""
+    """How long posts of an erased call are refused; a keyed hash of its id is kept that long."""
     country: Annotated[str | None, BeforeValidator(_country)] = None
-    """Whose rules hold for numbers without a country's code, such as `DE`, where calls of a number are erased."""
+    """Country of numbers without a country code, such as `DE`, when the calls of a number are erased."""

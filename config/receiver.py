@@ -25,21 +25,21 @@ class CompletionSettings(Table):
     """How a store puts calls together, how long they wait for what is missing, and from which path they are read."""
 
     enabled: bool = True
-    """Whether calls are put together as their parts come; otherwise parts alone are stored (docs/migration.md)."""
+    """Whether calls are completed as their parts arrive; otherwise only parts are stored (docs/migration.md)."""
     timeout: Duration = 5 * MINUTE
-    """A call that ended, and whose start does not come within this time, becomes an orphan."""
+    """A call whose end came, but no start within this time, becomes an orphan."""
     open_timeout: Duration = HOUR
-    """A call that began, and whose end does not come within this time, becomes an error record."""
+    """A call whose start came, but no end within this time, times out."""
     sweep: Duration = 5.0
     """How often to look for calls that are due."""
     reads: Annotated[Reads, Choice] = Reads.COMPLETE
-    """Where questions are answered from: `complete`, `routed` (by `cutoff` and `projects`), or `merged` (roll-back)."""
+    """What answers queries: `complete`, `routed` (by `cutoff` and `projects`), or `merged` (to roll back)."""
     cutoff: OptionalDate = None
-    """With `routed`: the day (UTC) from which on calls were put together as they came, such as `2026-01-31`."""
+    """With `routed`: the first day (UTC) whose calls were all completed as they came, such as `2026-01-31`."""
     projects: Words = ()
-    """With `routed`: the tenants whose questions may be answered from the new path; by default everybody's."""
+    """With `routed`: the tenants whose queries may use the new path; by default all."""
     compare: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The share of questions, from 0 to 1, that both paths are asked; differences are counted."""
+    """The share of queries, from 0 to 1, that are sent to both paths; differences are counted."""
 
     @field_validator("reads")
     @classmethod
@@ -60,17 +60,17 @@ class ReferenceSettings(Table):
     """Reading the objects that an `s3_reference` names, for a store. Credentials come by the usual AWS chain."""
 
     buckets: BucketNames = ()
-    """The buckets that may be read; a reference to any other is a dead letter. None: references are kept unread."""
+    """The buckets that may be read; a reference to any other becomes a dead letter. None: references are not read."""
     endpoint_url: Endpoint | None = None
-    """The server, where it is not Amazon's."""
+    """The server, if it is not Amazon's."""
     region: OptionalName = None
-    """By default as AWS_REGION, AWS_DEFAULT_REGION or the profile say, else us-east-1."""
+    """By default from AWS_REGION, AWS_DEFAULT_REGION or the profile, else us-east-1."""
     profile: OptionalName = None
     """A profile of the shared AWS configuration; by default AWS_PROFILE."""
     concurrency: Annotated[int, Field(ge=1, le=100)] = 2
-    """Objects that are read at once."""
+    """The most objects that are read at once."""
     customer_key: Annotated[SecretStr | None, AfterValidator(checked_key)] = None
-    """Where the objects are encrypted by a key of yours (SSE-C): base64 of 32 bytes."""
+    """Your key, if the objects are encrypted with one (SSE-C): base64 of 32 bytes."""
 
 
 class WorkSettings(Table):
@@ -83,10 +83,10 @@ class WorkSettings(Table):
     group: Word = "callspool"
     """The consumer group: workers of one group share the partitions. Each store needs a group of its own."""
     instance: OptionalName = None
-    """What this worker is called in its group, through restarts; by default the name of the host."""
+    """The name of this worker in its group, kept through restarts; by default that of the host."""
     batch_max: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Messages in one batch, by default 100, or 1,000 into ClickHouse; five times as many while behind."""
     batch_wait: Duration = 5.0
-    """How long a message waits for others at most; where nothing more is there to read it waits for none."""
+    """The longest a message waits for others to join its batch; when no more can be read, it does not wait."""
     session_timeout: Annotated[Duration, Field(ge=1, le=1800)] = 10.0
-    """After this long without a sign of life a worker's partitions go to others; brokers allow 6 s to 30 min."""
+    """How long a silent worker keeps its partitions before others get them; brokers allow 6 s to 30 min."""

@@ -46,7 +46,7 @@ class DrainSettings(Table):
     """What details may take, all destinations together. Cores never wait."""
 
     max_bytes_per_second: OptionalSize = None
-    """The bandwidth limit of details, all destinations together, in bytes per second; cores count, but never wait."""
+    """The bandwidth limit of details to all destinations together, in bytes per second; cores count, but never wait."""
     when_idle: bool = False
     """Whether details are throttled while a call is live, and catch up afterwards."""
     live_bytes_per_second: OptionalSize = 256 * KIB
@@ -75,7 +75,7 @@ class PrioritySettings(Table):
     """Both are set at the start. A refusal of the system is logged and has no other effect."""
 
     nice: Annotated[int, Field(ge=0, le=19)] | None = None
-    """The niceness of the gateway, 0 to 19: the higher, the more CPU time other processes get before it."""
+    """The niceness of the gateway, 0 to 19: the higher, the more CPU time goes to other processes first."""
     io_class: Annotated[IoClass, Choice] = IoClass.DEFAULT
     """The I/O class: `default` (as started), `best_effort`, or `idle`, which can delay acknowledgements (Linux)."""
     io_level: Annotated[int, Field(ge=0, le=7)] | None = None
@@ -123,9 +123,9 @@ class AuditSettings(Table):
     """The audit log: orders, and reads of call logs."""
 
     file: OptionalFile = None
-    """The file of the audit log, JSON lines, 0600; by default its lines stand in the log as messages named `audit`."""
+    """The file of the audit log, JSON lines, mode 0600; by default it is part of the log, as `audit` messages."""
     max_bytes: Size = 10 * MIB
-    """A larger file is renamed to `FILE.1`, and that to `FILE.2`; logrotate may do it instead."""
+    """A larger file is renamed to `FILE.1`, that to `FILE.2`, and so on; logrotate may do it instead."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 10
     """How many renamed files are kept."""
 
@@ -139,23 +139,23 @@ class SpoolSettings(Table):
     """The quota of the spool, log and staging included; by default 10 GiB or 80 % of the free space at the
     first start, whichever is less."""
     reserve_for_cores: OptionalSize = None
-    """The part of the quota that large call logs leave to small ones; by default a twentieth, at most half."""
+    """The part of the quota reserved for small call logs and cores; by default a twentieth, at most half."""
     when_full: Annotated[WhenFull, Choice] = WhenFull.REFUSE
     """`refuse` new call logs, or `expire_details`: evict the oldest details for them, never cores."""
     key: Keys = ()
-    """Encrypts call logs and tokens in the spool: base64 of 32 bytes; older keys stand below it, a line each."""
+    """Key that encrypts call logs and tokens in the spool: base64 of 32 bytes; older keys below it, one per line."""
     erase_freed: bool = False
-    """Whether what is deleted is overwritten in the spool's database; with a `key`, nothing readable is left anyway."""
+    """Whether deleted data is overwritten in the spool's database; with a `key`, nothing readable is left anyway."""
     compression_level: Annotated[int, Field(ge=1, le=19)] = 1
     """zstd level of stored call logs, 1 (fast) to 19 (small)."""
     receipts_max: Annotated[int, Field(ge=0)] = 100_000
-    """How many receipts of delivered records are kept at most."""
+    """The most receipts of delivered records that are kept."""
     receipts_keep: Duration = DAY
     """How long a receipt is kept."""
     expire_after: OptionalDuration = None
     """Records older than this are given up even if undelivered; by default never."""
     dead_keep: OptionalDuration = None
-    """Dead letters of records older than this are given up, with what is held for them; by default never."""
+    """Dead letters of records older than this are given up, with the deliveries held for them; by default never."""
 
     @field_validator("reserve_for_cores")
     @classmethod
@@ -186,9 +186,9 @@ class WhispeySettings(Table):
     outbox_interval: Annotated[Duration, Field(ge=0.2, le=3600)] = 5.0
     """How often to check the outboxes for changes."""
     outbox_owners: UserIds = ()
-    """Numbers of other users to whom an outbox may belong, besides callspool's own user and root."""
+    """Ids of users who may own an outbox, besides callspool's own user and root."""
     outbox_token: SecretStr | None = None
-    """The agent's key for rows without one: the SDK may read its key from the environment."""
+    """The agent's key for rows without one, since the SDK may read its key from the environment."""
 
     @field_validator("outbox_token")
     @classmethod
@@ -202,9 +202,9 @@ class CliSettings(Table):
     ca_file: OptionalFile = None
     """Authorities to trust; by default the gateway's own certificate where it can be read, else the system's."""
     cert_file: OptionalFile = None
-    """The certificate to present, where the listener wants one of its clients."""
+    """The certificate to present, if the listener requires one."""
     key_file: OptionalFile = None
-    """Its key; by default it stands in `cert_file`."""
+    """Its key; by default `cert_file` holds it."""
 
 
 class DrainUntil(StrEnum):
@@ -220,24 +220,24 @@ class ReloadSettings(Table):
     """When settings are read again, besides SIGHUP and `callspool reload`."""
 
     on_change: bool = False
-    """Whether that is when the configuration, or a file with a secret, was changed."""
+    """Whether to reload when the configuration, or a file with a secret, changes."""
 
 
 class ShutdownSettings(Table):
     """How the gateway stops."""
 
     deadline: Duration = 25.0
-    """The longest that a graceful shutdown may take; what is undelivered then stays in the spool."""
+    """The longest a graceful shutdown may take; what is undelivered then stays in the spool."""
     quiet: Wait = 2.0
-    """The intake stays open until no post came for this long, so that an agent that stops too can post its log."""
+    """The intake stays open until no post has come for this long, so that a stopping agent can still post its log."""
     call_max_age: Duration = 2 * HOUR
     """A shutdown does not wait for calls that started longer ago."""
     until: Annotated[DrainUntil, Choice] = DrainUntil.CORES
-    """What a shutdown waits for: `cores`, or `empty` (details too), where the spool's volume goes with the gateway."""
+    """What a shutdown waits for: `cores`, or `empty` (details too), for when the volume is lost with the gateway."""
     evacuate_to: OptionalName = None
-    """The destination that what is left is moved to before the deadline, such as a bucket with `standby`."""
+    """The destination to which undelivered call logs are moved before the deadline, such as a bucket with `standby`."""
     evacuate_within: Duration = 15.0
-    """With `evacuate_to`: the last part of the deadline, in which that takes place."""
+    """With `evacuate_to`: the part of the deadline that is reserved for it, at the end."""
 
     @field_validator("evacuate_within")
     @classmethod

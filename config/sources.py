@@ -110,23 +110,23 @@ class SourceSettings(Table):
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
     """Its name in metrics, and in its path: /webhooks/NAME."""
     provider: Annotated[ProviderName, Choice]
-    """Who sends: `elevenlabs`, `retell`, `vapi`, `livekit`, `telnyx`, `twilio`, `bland`, or `hmac` or `header`."""
+    """The sender: `elevenlabs`, `retell`, `vapi`, `livekit`, `telnyx`, `twilio`, `bland`, or `hmac` or `header`."""
     secrets: Secrets = ()
-    """What the provider signs with; several while one replaces another. Without any, it is answered 503."""
+    """What the provider signs with; several while one replaces another. Without any, webhooks are answered 503."""
     path: str | None = None
-    """Another path besides /webhooks/NAME, such as the one that the provider is configured with now."""
+    """A path besides /webhooks/NAME, such as the one already configured at the provider."""
     events: Words = ()
-    """Types of events to keep that are not kept otherwise."""
+    """More types of events to keep, besides the usual ones."""
     tolerance: Duration | None = None
-    """How far a signature's time may be from this machine's; by default 5 minutes, for `elevenlabs` 30, as its SDK."""
+    """How far a signature's time may differ from this machine's; by default 5 minutes (`elevenlabs`: 30, as its SDK)."""
     forward_url: Endpoint | None = None
-    """Who answers what the provider asks, such as Vapi's tool calls: their answer is passed back as it is."""
+    """The server that answers the provider's requests, such as Vapi's tool calls; its answer is passed on as it is."""
     token: SecretStr | None = None
-    """The agent's key that destinations are sent with what this source brings."""
+    """The agent's key to send to destinations with call logs of this source."""
     tenant: str | None = None
-    """Whose calls it brings; by default the tenant's to whom the agent belongs."""
+    """The tenant of its calls; by default that of the agent."""
     recordings: Annotated[RecordingMode, Choice] = RecordingMode.REFER
-    """`refer` keeps the provider's address of a recording, `copy` fetches what is there before it expires."""
+    """`refer` keeps the provider's address of a recording; `copy` downloads the recording before that expires."""
     api_key: str | None = None
     """LiveKit: the API key, which must be the issuer of each webhook."""
     header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None
@@ -144,13 +144,13 @@ class SourceSettings(Table):
     encoding: Literal["hex", "base64"] = "hex"
     """`hmac`, `vapi`: how the signature is written."""
     prefix: str = ""
-    """`hmac`, `vapi`: what stands before the signature, such as `sha256=`."""
+    """`hmac`, `vapi`: the prefix of the signature, such as `sha256=`."""
     secret_is_base64: bool = False
     """`hmac`, `vapi`: whether the secret is the base64 of the key."""
     fields: Texts = Field(default_factory=dict)
     """`hmac`, `header`: a JSON pointer for each member of the call log, such as `call_id = "/call/id"`."""
     event_names: Texts = Field(default_factory=dict)
-    """`hmac`, `header`: from the sender's types of events to `call_started`, `call_ended` and others."""
+    """`hmac`, `header`: maps the sender's event types to `call_started`, `call_ended` and others."""
 
     @field_validator("path")
     @classmethod
@@ -215,16 +215,16 @@ class WebhookSettings(ListenerTable):
     """The listener that providers post to."""
 
     listen: OptionalListen = None
-    """Where providers post webhooks to, such as `127.0.0.1:7719`; by default nowhere."""
+    """Where providers post webhooks, such as `127.0.0.1:7719`; by default nowhere."""
     public_url: Endpoint | None = None
-    """What providers call this listener, without a path: Twilio signs it."""
+    """The URL by which providers reach this listener, without a path: Twilio signs it."""
     recordings: Directory | None = None
     """Where recordings are kept as files; by default in the first bucket that is no tenant's own, and without one audio
     that comes inside of a webhook stays in the call log. Those of a tenant with a bucket go there in any case."""
     recording_hosts: UploadHostList = ()
-    """Hosts, `*.names` and networks that recordings may be fetched from besides names with public addresses."""
+    """Hosts, `*.names` and networks that recordings may be fetched from, besides names with public addresses."""
     forward_timeout: Duration = 7.0
-    """Within this time the server behind `forward_url` must answer: Vapi waits for 7.5 s."""
+    """How long the server behind `forward_url` may take to answer: Vapi waits 7.5 s."""
 
 
 def recordings_bucket(

@@ -54,10 +54,10 @@ class HttpDestination(EndpointTable):
     max_request_bytes: Size = 6 * MB
     """The largest request body that the endpoint accepts."""
     detail: Annotated[DetailSent, Choice] = DetailSent.FULL
-    """What it gets of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest spans)
+    """What it receives of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest spans)
     or `none`."""
     top_n: Annotated[int, Field(ge=1)] = 100
-    """For `top_n`: how many of the slowest spans stay."""
+    """For `top_n`: how many of the slowest spans to keep."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
     """Requests under way at once, for each lane."""
     presigned: PresignedSettings = Field(default_factory=PresignedSettings)
@@ -133,7 +133,7 @@ class FileDestination(DestinationTable):
     type: Literal["file"]
     """`file`: a directory on this machine."""
     path: Directory
-    """The directory; a sub-directory is made for each day."""
+    """The directory; each day gets a subdirectory."""
     concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=2, detail=1))
     """Files written at once, for each lane."""
 

@@ -25,7 +25,7 @@ class RetrySettings(Table):
     max: Duration = 5 * MINUTE
     """The longest wait between two attempts."""
     give_up_after: Duration = DAY
-    """How long a delivery is tried in vain before it becomes a dead letter; an attempt counts for at most `max`."""
+    """How long a delivery is retried before it becomes a dead letter; one attempt counts for at most `max`."""
 
     @field_validator("max")
     @classmethod
@@ -72,7 +72,7 @@ class DestinationTable(Table):
     """The events that it gets, such as `call_ended`; by default all that are posted. `call_complete` is made by a
     receiver, once start and end of a call are in its store."""
     standby: bool = False
-    """Whether it gets only what orders, or `shutdown.evacuate_to`, move to it."""
+    """Whether it receives only what `deliveries reroute` or `shutdown.evacuate_to` moves to it."""
     retry: RetrySettings = Field(default_factory=RetrySettings)
     """When a failed delivery is tried again."""
 
@@ -128,9 +128,9 @@ class PresignedSettings(Table):
     reference: bool = False
     """Whether the endpoint is notified of each upload; by default not, since the object's arrival starts processing."""
     upload_hosts: UploadHostList = ()
-    """Hosts, `*.names` and networks that may be uploaded to besides the endpoint's site and known object stores."""
+    """Hosts, `*.names` and networks that may be uploaded to, besides the endpoint's site and known object stores."""
     timeout: Duration = 15 * MINUTE
-    """For a whole upload."""
+    """Time for a whole upload."""
 
 
 def _default_token_mode(
@@ -161,17 +161,17 @@ class EndpointTable(DestinationTable):
     url: Endpoint = Field(repr=False)
     """Where call logs are posted, with its path, such as `https://host/dev/send-call-log`."""
     token: SecretStr | None = None
-    """Sent as `x-pype-token` in place of the agent's own."""
+    """Sent as `x-pype-token` instead of the agent's own token."""
     token_mode: Annotated[TokenMode, Choice] = Field(default_factory=_default_token_mode)
     """`forward` the agent's token or `replace` it; by default `replace` where `token` is set."""
     connect_timeout: Duration = 10.0
-    """For establishing a connection, TLS included."""
+    """Time to establish a connection, TLS included."""
     send_timeout: Duration = 20.0
     """How long the endpoint may stop reading a request."""
     first_byte_timeout: Duration = 45.0
-    """From the end of a request to the status and headers of its response."""
+    """Time from the end of a request to the status and headers of the response."""
     total_timeout: Duration = 2 * MINUTE
-    """For a whole request, without the time that a bandwidth limit makes it wait."""
+    """Time for a whole request, without waits for a bandwidth limit."""
     delivered_when: Rules = ()
     """What the body of a 2xx must say to confirm a delivery: JSON pointers such as `"/ok == true"` or `"!/errors"`, all
     of which must hold. By default it must not report a failure."""

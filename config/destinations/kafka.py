@@ -50,7 +50,7 @@ class TopicSettings(Table):
     details: TopicName = _USUAL.details
     """Where details, updates, and notices of objects in a bucket go."""
     dead: TopicName = _USUAL.dead
-    """Where `callspool work` puts what no store takes."""
+    """Where `callspool work` puts messages that no store accepts."""
 
     @field_validator("dead")
     @classmethod
@@ -75,15 +75,15 @@ class KafkaDestination(DestinationTable):
     """What becomes of a detail that is too large, without a bucket: it is reduced to `critical` or `top_n`; by default
     it is a dead letter."""
     top_n: Annotated[int, Field(ge=1)] = 100
-    """For `top_n`: how many of the slowest spans stay."""
+    """For `top_n`: how many of the slowest spans to keep."""
     compression: Annotated[Compression, Choice] = Compression.ZSTD
     """How batches are compressed: `zstd`, `lz4`, `snappy`, `gzip` or `none`."""
     delivery_timeout: Duration = 30.0
-    """How long a message may take until every in-sync replica has it; then the attempt has failed."""
+    """How long a message may take to reach every in-sync replica before the attempt fails."""
     sasl: Annotated[Sasl, Choice] = Sasl.NONE
     """How to authenticate: `none`, `plain`, `scram-sha-256` or `scram-sha-512`."""
     username: OptionalName = None
-    """With `sasl`: who this is."""
+    """With `sasl`: the user name."""
     password: SecretStr | None = None
     """With `sasl`: the password."""
     tls: bool = False

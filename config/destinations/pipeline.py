@@ -56,9 +56,9 @@ class VectorSettings(Table):
     token: SecretStr | None = None
     """The API key there."""
     collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "calls"
-    """Of Qdrant; it is made if it is not there."""
+    """The collection in Qdrant; it is created if missing."""
     timeout: Duration = 10.0
-    """For one request."""
+    """Time for one request."""
 
     @field_validator("url")
     @classmethod
@@ -72,17 +72,17 @@ class CallbackSettings(Table):
     """Calling back those who ask for it: each becomes a call log `callback_due`."""
 
     enabled: bool = False
-    """Whether callbacks are looked for. Some destination should subscribe to `callback_due`."""
+    """Whether to look for callbacks. Some destination should subscribe to `callback_due`."""
     zone: str = "UTC"
-    """The time zone of callers' words and of the hours, such as `Europe/Berlin`; a tenant may have its own."""
+    """The time zone of callers and of the hours below, such as `Europe/Berlin`; a tenant may have its own."""
     first_hour: Annotated[int, Field(ge=0, le=23)] = 9
-    """Nobody is called before this hour."""
+    """The first hour in which calls are made."""
     last_hour: Annotated[int, Field(ge=1, le=24)] = 18
-    """Nor at this hour or later."""
+    """No calls are made at this hour or later."""
     days: Days = _DAYS[:5]
-    """On which days of the week."""
+    """Days of the week on which calls are made."""
     per_number_and_day: Annotated[int, Field(ge=1, le=100)] = 3
-    """How often a number is called back in one day."""
+    """The most callbacks to one number in a day."""
 
     @field_validator("zone")
     @classmethod
@@ -103,36 +103,36 @@ class PipelineDestination(DestinationTable):
     type: Literal["pipeline"]
     """`pipeline`: works on calls in a store; its own models need `pip install callspool[pipeline]`."""
     events: Events = ("call_ended", "call_complete", "call_analyzed")
-    """The events that calls are taken from; a call of which nothing new is said is not worked on again."""
+    """The events whose calls are worked on; a call with no new content is not worked on again."""
     runs: Annotated[Runs, Choice] = Runs.LOCAL
     """`local`: this gateway works on the calls; `queue`: it queues them for others with the same store."""
     store: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
-    """The store that has queue and results, of type sqlite or postgres; by default the first of these."""
+    """The store for queue and results, of type sqlite or postgres; by default the first of these."""
     workers: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Calls that are worked on at once."""
+    """The most calls worked on at once."""
     summary: Annotated[Summaries, Choice] = Summaries.PROVIDER_FIRST
     """`provider_first`: the provider's where there is one, else a model's, else sentences of the call; `llm`: always a
     model's; `extractive`: never a model's."""
     base_url: Endpoint | None = Field(default=None, repr=False)
-    """An OpenAI-compatible server; by default OpenAI's where there is a `token`, else none: models of its own."""
+    """An OpenAI-compatible server; by default OpenAI's if there is a `token`, else none: local models."""
     token: SecretStr | None = None
     """The API key there."""
     chat_model: ModelName = "gpt-4o-mini"
-    """The model that summarises; `none`: none does."""
+    """The model for summaries; `none`: no model."""
     embedding_model: ModelName = "text-embedding-3-small"
-    """The model that makes vectors; `none`: the one of its own."""
+    """The model for vectors; `none`: the local one."""
     dimensions: Annotated[int, Field(ge=8, le=16_000)] = 1536
-    """Of the server's vectors."""
+    """Length of the server's vectors."""
     timeout: Duration = MINUTE
-    """For one answer of a model."""
+    """Time for one answer of a model."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Requests of one tenant to models; by default as many as there are calls."""
+    """Model requests of one tenant; by default unlimited."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of one tenant."""
+    """Model tokens of one tenant; by default unlimited."""
     answers_per_day: Annotated[int, Field(ge=0)] | None = None
-    """Answers that are paid for one tenant in a day (UTC); further calls are summarised without a model."""
+    """Paid model answers of one tenant in a day (UTC); further calls are summarised without a model."""
     redact: bool = True
-    """Whether numbers, names and addresses are masked in what leaves this machine."""
+    """Whether numbers, names and addresses are masked in requests that leave this machine."""
     vectors: VectorSettings = Field(default_factory=VectorSettings)
     """Where vectors are kept."""
     callbacks: CallbackSettings = Field(default_factory=CallbackSettings)

@@ -48,9 +48,9 @@ class S3Destination(DestinationTable):
     prefix: str = "callspool"
     """A folder for all objects, which the lifecycle rule of `callspool s3 setup` covers; empty for none."""
     endpoint_url: Endpoint | None = None
-    """The server, where it is not Amazon's."""
+    """The server, if it is not Amazon's."""
     region: OptionalName = None
-    """By default as AWS_REGION, AWS_DEFAULT_REGION or the profile say, else us-east-1."""
+    """By default from AWS_REGION, AWS_DEFAULT_REGION or the profile, else us-east-1."""
     profile: OptionalName = None
     """A profile of the shared AWS configuration; by default AWS_PROFILE."""
     path_style: bool | None = None
@@ -67,15 +67,15 @@ class S3Destination(DestinationTable):
     encoding: Annotated[ObjectEncoding, Choice] = ObjectEncoding.ZSTD
     """`zstd` (as stored in the spool: costs nothing), `gzip`, or `plain` JSON."""
     encryption: Annotated[ServerSideEncryption, Choice] = ServerSideEncryption.AES256
-    """`aes256`, `kms`, `customer` (SSE-C: by the `customer_key`), or `none` to leave it to the bucket's default."""
+    """`aes256`, `kms`, `customer` (SSE-C, with the `customer_key`), or `none` to use the bucket's default."""
     kms_key_id: OptionalName = None
     """With `encryption = "kms"`: the key; by default the account's own key for S3."""
     customer_key: SecretStr | None = None
-    """With `encryption = "customer"`: base64 of 32 bytes, which goes with each request and is not kept there."""
+    """With `encryption = "customer"`: base64 of 32 bytes, sent with each request and not kept by the server."""
     storage_class: OptionalName = None
     """The storage class of objects, such as `STANDARD_IA`; by default the bucket's own."""
     part_size: Size = DEFAULT_PART_BYTES
-    """Objects of 8 MiB and more are sent in parts of this size, 5 MiB to 5 GiB; each is in memory while it is sent."""
+    """Objects of 8 MiB and more are sent in parts of this size, 5 MiB to 5 GiB, each in memory while being sent."""
     parts_at_once: Annotated[int, Field(ge=1, le=64)] = 4
     """Parts in memory at once, of all objects of this destination together."""
     if_none_match: bool = True
@@ -85,11 +85,11 @@ class S3Destination(DestinationTable):
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
     """Objects under way at once, for each lane."""
     connect_timeout: Duration = 10.0
-    """For establishing a connection, TLS included."""
+    """Time to establish a connection, TLS included."""
     read_timeout: Duration = MINUTE
-    """For the response to a request, once that is sent."""
+    """Time for the response, once the request is sent."""
     request_timeout: Duration = 5 * MINUTE
-    """For a whole request, with its body."""
+    """Time for a whole request, with its body."""
     ca_file: Annotated[FilePath | None, Shown(format_path)] = None
     """A PEM file of certificate authorities to trust instead of the system's."""
 

@@ -26,7 +26,7 @@ class StoreTable(DestinationTable):
     spans: Annotated[SpansStored, Choice] = SpansStored.COLUMNS
     """`columns`: a row for each span in the table `spans`; `full`: with its JSON; `none`: only in the detail."""
     keep: OptionalDuration = None
-    """Calls of which nothing came for this long are deleted, with all that was made of them; by default never."""
+    """Calls that received nothing for this long are deleted, with all that was derived from them; by default never."""
     concurrency: LaneConcurrency
     """Batches in flight at once, for each lane."""
     details: Annotated[DetailsStored, Choice] = DetailsStored.FRAMES
@@ -71,7 +71,7 @@ class SqliteDestination(StoreTable):
     type: Literal["sqlite"]
     """`sqlite`: a store in a file on this machine; needs nothing else."""
     path: Annotated[Path, BeforeValidator(_sqlite_path), Shown(format_path)]
-    """The file; it and its directory are made. Not on a network file system."""
+    """The file; it and its directory are created. Not on a network file system."""
     concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=2, detail=1))
     """Batches in flight at once, for each lane: one is written while the next is prepared."""
 
@@ -91,7 +91,7 @@ class PostgresDestination(StoreTable):
     pool: Annotated[int, Field(ge=1, le=100)] = 8
     """The most connections of this process."""
     statement_timeout: Duration = MINUTE
-    """For one statement; a batch that takes longer is tried again."""
+    """Time for one statement; a batch that takes longer is retried."""
     concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=4, detail=2))
     """Batches in flight at once, for each lane."""
 
@@ -110,9 +110,9 @@ class ClickHouseDestination(StoreTable):
     url: Annotated[str, BeforeValidator(_clickhouse_url), Shown(mask_address)] = Field(repr=False)
     """The database, as `clickhouse://user:password@host:8123/database`; `clickhouses://` (port 8443) with TLS."""
     batch_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    """The most call logs in one insert: ClickHouse wants few and large ones."""
+    """The most call logs in one insert: ClickHouse prefers few, large ones."""
     statement_timeout: Duration = MINUTE
-    """For one statement; a batch that takes longer is tried again."""
+    """Time for one statement; a batch that takes longer is retried."""
     concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=1, detail=1))
     """Batches in flight at once, for each lane: while one is written, the next one grows."""
 
