@@ -154,7 +154,7 @@ class OtlpSettings(Table):
     enabled: bool = True
     """Whether `/v1/traces` is served. Protobuf needs `callspool[otlp]`; JSON needs nothing."""
     call_id_attributes: Words = ()
-    """Attributes with the call id, tried before those of LiveKit, Pipecat and OpenTelemetry; else the trace id is it."""
+    """Attributes with the call id, tried before those of LiveKit, Pipecat and OpenTelemetry; else the trace id."""
     close_after: Duration = 5.0
     """A call whose root span has come is closed when no span has come for this long."""
     idle_after: Duration = 5 * MINUTE

@@ -118,9 +118,9 @@ class SourceSettings(Table):
     events: Words = ()
     """More types of events to keep, besides the usual ones."""
     tolerance: Duration | None = None
-    """How far a signature's time may differ from this machine's; by default 5 minutes (`elevenlabs`: 30, as its SDK)."""
+    """How far a signature's time may differ from this machine's; by default 5 minutes (`elevenlabs`: 30)."""
     forward_url: Endpoint | None = None
-    """The server that answers the provider's requests, such as Vapi's tool calls; its answer is passed on as it is."""
+    """The server that answers the provider's requests, such as Vapi's tool calls; its answer is passed on."""
     token: SecretStr | None = None
     """The agent's key to send to destinations with call logs of this source."""
     tenant: str | None = None

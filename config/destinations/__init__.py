@@ -54,8 +54,8 @@ class HttpDestination(EndpointTable):
     max_request_bytes: Size = 6 * MB
     """The largest request body that the endpoint accepts."""
     detail: Annotated[DetailSent, Choice] = DetailSent.FULL
-    """What it receives of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest spans)
-    or `none`."""
+    """What it receives of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest
+    spans) or `none`."""
     top_n: Annotated[int, Field(ge=1)] = 100
     """For `top_n`: how many of the slowest spans to keep."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)

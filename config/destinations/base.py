@@ -69,8 +69,8 @@ class DestinationTable(Table):
     max_bytes_per_second: OptionalSize = None
     """The bandwidth limit of details to it, in bytes per second; cores count, but never wait."""
     events: Events = None
-    """The events that it gets, such as `call_ended`; by default all that are posted. `call_complete` is made by a
-    receiver, once start and end of a call are in its store."""
+    """The events it receives, such as `call_ended`; by default all that are posted. A receiver creates `call_complete`
+    once start and end of a call are in its store."""
     standby: bool = False
     """Whether it receives only what `deliveries reroute` or `shutdown.evacuate_to` moves to it."""
     retry: RetrySettings = Field(default_factory=RetrySettings)

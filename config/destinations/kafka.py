@@ -69,11 +69,11 @@ class KafkaDestination(DestinationTable):
     brokers: Brokers
     """Some brokers of the cluster, as `host:port`."""
     max_message_bytes: Size = MAX_MESSAGE_BYTES
-    """The largest message; of what is larger the core comes here, and the detail goes to the bucket that notifies this
+    """The largest message; of a larger call log, the core goes here, and the detail to the bucket that notifies this
     destination, else as `when_too_large` says."""
     when_too_large: Fallbacks = ()
-    """What becomes of a detail that is too large, without a bucket: it is reduced to `critical` or `top_n`; by default
-    it is a dead letter."""
+    """Without a bucket: a detail that is too large is reduced to `critical` or `top_n`; by default it becomes a dead
+    letter."""
     top_n: Annotated[int, Field(ge=1)] = 100
     """For `top_n`: how many of the slowest spans to keep."""
     compression: Annotated[Compression, Choice] = Compression.ZSTD
