@@ -137,10 +137,10 @@ def _other_forms(body: bytes) -> list[tuple[str, bytes]]:
         value = json.loads(body)
     except ValueError:
         return forms
-    compact = {"separators": (",", ":")}
+    compact = (",", ":")
     forms += [
-        ("the same JSON without blanks", json.dumps(value, ensure_ascii=False, **compact).encode()),  # type: ignore[arg-type]
-        ("the same JSON without blanks, in ASCII", json.dumps(value, **compact).encode()),  # type: ignore[arg-type]
+        ("the same JSON without blanks", json.dumps(value, ensure_ascii=False, separators=compact).encode()),
+        ("the same JSON without blanks, in ASCII", json.dumps(value, separators=compact).encode()),
         ("the same JSON with blanks", json.dumps(value, ensure_ascii=False).encode()),
         ("the same JSON with blanks, in ASCII", json.dumps(value).encode()),
         ("the same JSON, indented", json.dumps(value, indent=2, ensure_ascii=False).encode()),

@@ -7,6 +7,7 @@ import io
 from collections.abc import AsyncGenerator, AsyncIterator
 from hashlib import sha256
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 from zipfile import ZipFile, ZipInfo
 
 import msgspec
@@ -21,6 +22,9 @@ from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
 from uploaders.document.render import BadLocation
 from uploaders.durable_file import safe_name
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MOST_LETTERS = 10_000
 """In one archive: its index is kept in memory until it is written, 0.5 KB for each. The command knows no limit."""
@@ -38,8 +42,8 @@ class _Sink(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: object) -> int:
-        block = memoryview(data)  # type: ignore[arg-type]
+    def write(self, data: "ReadableBuffer") -> int:
+        block = memoryview(data)
         self._written += block
         return block.nbytes
 

@@ -47,6 +47,14 @@ def test_a_python_file_is_about_one_idea(record_property: Callable[[str, object]
     assert not [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > 600]
 
 
+def test_what_the_type_checker_is_to_ignore_has_its_code_and_its_reason() -> None:
+    """In product and tests alike."""
+    ignored = re.compile(r"#\s*type:\s*ignore(?!\[[\w, -]+\]  # \S)")
+    assert not [
+        f"{path}: {line}" for path in with_suffix(".py") for line in text(path).splitlines() if ignored.search(line)
+    ]
+
+
 def test_nothing_that_a_run_makes_is_tracked() -> None:
     """Data, results, environments and caches stay out of git."""
     made = re.compile(r"^(\.venv|callspool-data|bench/results|build|dist|htmlcov)/|__pycache__|\.egg-info|\.coverage")
