@@ -28,6 +28,9 @@ from uploaders.stores.parts import PartKind, moment
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import CallQuery, StoredCall, StoreError
 
+_DIGITS = 19
+"""A number of fewer fits into 64 bits."""
+
 
 class CallHandlers:
     """Answers what is asked of calls."""
@@ -126,7 +129,8 @@ class CallHandlers:
     async def newest(self, request: web.Request) -> web.Response:
         """The newest records of all calls, as far as the query says; those of the spool, not of a store."""
         after, limit = request.query.get("after", "0"), request.query.get("limit", "50")
-        if not (after.isdecimal() and limit.isdecimal() and 1 <= int(limit) <= MOST_CALLS):
+        numeric = all(given.isdecimal() and len(given) < _DIGITS for given in (after, limit))
+        if not (numeric and 1 <= int(limit) <= MOST_CALLS):
             hint = f"`after` is a number, `limit` one from 1 to {MOST_CALLS}."
             return refused(400, "bad_request", "Invalid request.", hint)
         try:

@@ -99,6 +99,12 @@ async def test_a_query_that_cannot_be_asked_is_refused(client: Any, query: str) 
     assert (await answer.json())["error"]["code"] == "bad_request"
 
 
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 5000, "-1", "\u00b2"])
+async def test_a_place_among_records_is_a_number_of_64_bits(client: Any, number: str) -> None:
+    """Whatever else is asked for is refused, before the spool is asked."""
+    assert (await client.get("/api/traces", params={"after": number})).status == 400
+
+
 async def test_the_page_lists_every_call_once_however_many_began_at_one_moment(client: Any, store: Store) -> None:
     """Page after page of calls that a campaign began in one second, and what is older behind them."""
     at_once = [part_of(PartKind.CALL, f"campaign-{number:03}", call_started_at=2_000_000_000) for number in range(160)]

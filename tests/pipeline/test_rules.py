@@ -152,6 +152,9 @@ SAID_AT = at(2027, 7, 14, 10, 20)
         ("in 300 days", None),
         ("on 2027-02-31", None),
         ("on 2020-01-01 at 10:00", None),
+        ("\u017funday 31 augu\u017ft", None),
+        ("in five m\u0131nutes", None),
+        ("at \u017feven", None),
     ],
 )
 def test_words_become_a_time(words: str, time: tuple[int, ...] | None) -> None:

@@ -34,13 +34,15 @@ _NUMBERS: Final[Mapping[str, int]] = {
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _MONTHS: Final = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
                   "november", "december")  # fmt: skip
+_LOOKED_UP: Final = re.IGNORECASE | re.ASCII
+"""For words that are looked up as they were found: without ASCII an s may be a long s, an i a dotless one."""
 _NUMBER: Final = rf"(\d{{1,3}}|{'|'.join(_NUMBERS)})"
-_IN: Final = re.compile(rf"\bin\s+(?:about\s+)?(half\s+an|{_NUMBER})\s+(minute|hour|day|week)s?\b", re.IGNORECASE)
+_IN: Final = re.compile(rf"\bin\s+(?:about\s+)?(half\s+an|{_NUMBER})\s+(minute|hour|day|week)s?\b", _LOOKED_UP)
 _CLOCK: Final = re.compile(
     rf"\b(?:at\s+|around\s+|after\s+|by\s+)?(\d{{1,2}})(?::(\d{{2}}))?\s*([ap])\.?\s?m\b\.?"
     rf"|\b(?:at\s+|around\s+|after\s+|by\s+)?(\d{{1,2}}):(\d{{2}})\b|\b(?:at|around|after|by)\s+{_NUMBER}\b(?!\s*(?:%|dollars|euros|minutes|days))"
     rf"|\b{_NUMBER}\s+o'?clock\b",
-    re.IGNORECASE,
+    _LOOKED_UP,
 )
 _PARTS: Final[Mapping[str, int]] = {
     "morning": 9,
@@ -56,7 +58,7 @@ _ISO: Final = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 _MONTH: Final = "|".join(_MONTHS)
 _DAY_MONTH: Final = re.compile(
     rf"\b(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?({_MONTH})\b|\b({_MONTH})\s+(\d{{1,2}})(?:st|nd|rd|th)?\b",
-    re.IGNORECASE,
+    _LOOKED_UP,
 )
 
 
