@@ -331,6 +331,17 @@ async def test_what_nobody_said_or_may_keep_is_given_to_no_model(begin: Begin, s
         assert jobs["private"].text == CallText(opted_out=True)
 
 
+async def test_what_is_forbidden_later_is_deleted(begin: Begin, engine: Engine) -> None:
+    """A provider says with a later event that nothing of a call may be kept: summary and vector go."""
+    async with begin() as stage:
+        await stage.queue("c", "other")
+        await stage.all_ended()
+        await stage.queue("c", text=replace_text(opted_out=True))
+        await stage.all_ended()
+        assert list(await stage.tables.insights("", ["c", "other"])) == ["other"]
+        assert engine.rows("select call_id from call_vectors") == [("other",)]
+
+
 async def test_a_tenant_can_keep_its_transcripts_here(begin: Begin, server: ModelServer) -> None:
     """`llm = false` counts for servers elsewhere: one on this machine may be asked."""
     rule = replace(RULE, tenants={"shy": TenantRule(llm=False)})

@@ -156,6 +156,26 @@ async def test_an_erased_call_does_not_come_back(
     assert await tables.spent_today("") == 2
 
 
+async def test_of_what_may_not_be_kept_nothing_is_left(
+    tables: PipelineTables, callbacks: CallbackTables, engine: SqlEngine
+) -> None:
+    """A provider may say so after a call was worked on; the reason stays, and other calls do."""
+    wanted = Insight("toothache", "llm", None, NewCallback(NOW + 5, "UTC", "tomorrow", "+1555"))
+    for call_id in ("c", "other"):
+        await tables.enqueue([new(call_id)])
+        (job,) = await tables.claim("", "me", 1)
+        await tables.record(job, Step.SUMMARY, MADE)
+        await tables.finish(job, "me", wanted)
+    await tables.enqueue([new("c", CallText(opted_out=True), NOW + 1)])
+    (job,) = await tables.claim("", "me", 9)
+    assert job.text == CallText(opted_out=True, agent_id="a1")
+    await tables.withdraw(job, "me", "nothing may be kept")
+    assert [each.call_id for each in await tables.search(TextQuery(words="toothache"))] == ["other"]
+    assert [each.call_id for each in await callbacks.find()] == ["other"]
+    assert engine.rows("select call_id from pipeline_steps") == [("other",)]
+    assert (await tables.status()).reasons == {"nothing may be kept": 1}
+
+
 async def test_writes_at_once_are_kept_apart(tables: PipelineTables, engine: SqlEngine) -> None:
     """Those that share a transaction: what one of them does wrong, the others do not suffer from."""
     store = engine.store()

@@ -37,6 +37,8 @@ LEASE_MILLISECONDS: Final = 5 * 60_000
 TEXT_CHARACTERS: Final = 200_000
 """Of a transcript, what the full-text index takes: PostgreSQL's holds 1 MiB."""
 _OF_CALL: Final = "project = :project AND call_id = :call_id"
+_MADE: Final = ("call_insights", "pipeline_steps", "callbacks")
+"""Tables of what is made of a call, besides words and vectors."""
 _encode_text = msgspec.msgpack.Encoder().encode
 _decode_text = msgspec.msgpack.Decoder(CallText).decode
 _EXISTING: Final = f"SELECT accepted_at, digest, text FROM pipeline_jobs WHERE {_OF_CALL}"
@@ -219,6 +221,15 @@ class PipelineTables:
         """It is skipped, or failed."""
         await self._run((_END, {**_mine(job, owner), "state": state, "reason": reason and storable_text(reason)}))
 
+    async def withdraw(self, job: Job, owner: str, reason: str) -> None:
+        """It is skipped, and what was made of it before is deleted, but for vectors."""
+        key = _key(job)
+        await self._run_fenced(
+            (_END, {**_mine(job, owner), "state": JobState.SKIPPED, "reason": reason}),
+            *[(each, key) for each in self._dialect.forget_words],
+            *[(f"DELETE FROM {table} WHERE {_OF_CALL}", key) for table in _MADE],
+        )
+
     async def holds(self, job: Job, owner: str) -> bool:
         """Whether it is the owner's still, and nothing new was said of the call."""
         (rows,) = await self._run((_HOLDS, _mine(job, owner)))
@@ -374,7 +385,7 @@ class PipelineTables:
         await self.prepare()
         key = {"project": project, "call_id": key_text(call_id)}
         (vectors,) = await self._run((self._dialect.vector_tables, {}))
-        tables = [name for (name,) in vectors] + ["call_insights", "pipeline_steps", "callbacks"]
+        tables = [*[name for (name,) in vectors], *_MADE]
         # The job first: whoever works on it writes before that, or nothing.
         gone, *_ = await self._run(
             (f"DELETE FROM pipeline_jobs WHERE {_OF_CALL} RETURNING call_id", key),
