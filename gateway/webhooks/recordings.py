@@ -152,7 +152,12 @@ _SIGNED = re.compile(
 
 def can_be_copied(address: object) -> bool:
     """Whether there is something to fetch: what lies in somebody's bucket already has no address of HTTP."""
-    return isinstance(address, str) and address.lower().startswith(("https://", "http://"))
+    if not isinstance(address, str):
+        return False
+    try:
+        return urlsplit(address).scheme in {"https", "http"}  # in lower case
+    except ValueError:
+        return False
 
 
 class RecordingCopier:

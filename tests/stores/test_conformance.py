@@ -28,6 +28,7 @@ from uploaders.stores.store import (
     CallsWanted,
     Detail,
     OldCalls,
+    PartRefused,
     SchemaTooNew,
     Span,
     Store,
@@ -351,6 +352,13 @@ async def test_what_is_asked_for_may_have_any_characters(store: Store) -> None:
     for query in (CallQuery(project=odd), CallQuery(id_prefix=odd), CallQuery(limit=9, after=(0, odd))):
         assert await store.calls(query.as_stored()) == []
     assert await store.find_calls(CallsWanted(agent_id=odd)) == [("", "c1")]
+
+
+async def test_a_time_that_fits_into_no_column_refuses_its_part(store: Store) -> None:
+    """It is the value's fault, and no error of the program that wrote it."""
+    with pytest.raises(PartRefused):
+        await store.write([part_of(PartKind.CALL, "bad", accepted_at=1 << 65)])
+    assert (await store.write([part_of(PartKind.CALL, "good")])).new
 
 
 async def test_a_store_keeps_all_through_a_restart(engine: Engine) -> None:

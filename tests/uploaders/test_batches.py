@@ -64,6 +64,28 @@ async def test_what_waits_for_the_slot_goes_as_batches() -> None:
         assert set(settled(stage).values()) == {Settled()}
 
 
+async def test_one_that_the_uploader_fails_over_holds_up_no_other() -> None:
+    """A defect that one of a batch meets fails that one alone, however often it is tried."""
+
+    class Failing(Batching):
+        """Meets it with the call `2`, in a batch and alone."""
+
+        async def deliver_many(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+            return [await self.deliver(delivery) for delivery in deliveries]
+
+        async def deliver(self, delivery: Delivery) -> Outcome:
+            if delivery.record.call_id == names(3)[2]:
+                raise OverflowError
+            return await super().deliver(delivery)
+
+    async with a_stage(uploader=Failing) as stage:
+        await stage.post_all(*names(4))
+        assert set(stage.uploader.calls) == set(names(4)) - {names(3)[2]}
+        failed = settled(stage)[names(3)[2]]
+        assert isinstance(failed, RetryAt)
+        assert failed.error == "the uploader failed unexpectedly: OverflowError"
+
+
 async def test_a_batch_is_the_share_of_one_free_slot() -> None:
     """With slots free for all, nothing is put together: parallel attempts are faster than a batch."""
     async with a_stage(uploader=Batching, core_slots=8) as stage:

@@ -47,7 +47,9 @@ def test_whatever_else_differs_is_another_recording(record: Record, url: str) ->
     assert identity_of(record, url) != identity_of(RECORD, URL)
 
 
-@pytest.mark.parametrize("address", [None, 7, "", "s3://bucket/key", "file:///etc/passwd", "rtsp://h/x"])
+@pytest.mark.parametrize(
+    "address", [None, 7, "", "s3://bucket/key", "file:///etc/passwd", "rtsp://h/x", "https://[bad]/x"]
+)
 def test_what_has_no_address_of_http_is_not_fetched(address: object) -> None:
     """LiveKit's egress names objects in the user's own bucket."""
     assert not can_be_copied(address)

@@ -274,7 +274,8 @@ async def attempt(
 async def attempt_many(
     uploader: BatchUploader, deliveries: Sequence[Delivery], *, cancelled_by_us: asyncio.Event
 ) -> Sequence[Outcome | PayloadUnreadable]:
-    """Make one attempt for each. As `attempt`; a payload that cannot be read takes the others out of the batch only."""
+    """Make one attempt for each. As `attempt`; one that cannot be read, or that the uploader fails over, takes the
+    others out of the batch only."""
     try:
         if not any(delivery.record.damaged for delivery in deliveries):
             return await uploader.deliver_many(deliveries)
@@ -285,8 +286,10 @@ async def attempt_many(
         if cancelled_by_us.is_set():
             raise
         return [_unexpected(delivery, error) for delivery in deliveries]
-    except Exception as error:  # noqa: BLE001 - as in `attempt`
-        return [_unexpected(delivery, error) for delivery in deliveries]
+    except Exception as error:  # noqa: BLE001 - as in `attempt`: the one that it failed over fails again, alone
+        if len(deliveries) == 1:
+            return [_unexpected(deliveries[0], error)]
+        log.error("batch_taken_apart", destination=deliveries[0].destination, error=type(error).__name__)
     return [await attempt(uploader, delivery, cancelled_by_us=cancelled_by_us) for delivery in deliveries]
 
 

@@ -57,7 +57,7 @@ class ConnectionPool:
                     with suppress(psycopg.Error):
                         await connection.close()
                     raise
-            except (psycopg.Error, UnicodeEncodeError) as error:
+            except (psycopg.Error, UnicodeEncodeError, OverflowError) as error:
                 raise translate(error) from error
             self._idle.append(connection)
 
@@ -111,7 +111,7 @@ def translate(error: Exception) -> StoreError:
         if kind in _SETUP_CLASSES:
             return StoreRefused(message + _ADVICE.get(error.sqlstate, ""))
         return StoreUnavailable(message)
-    if isinstance(error, psycopg.DataError | UnicodeEncodeError):
+    if isinstance(error, psycopg.DataError | UnicodeEncodeError | OverflowError):
         return PartRefused(f"PostgreSQL refuses a value: {type(error).__name__}")
     return StoreUnavailable(_of_connecting(_first_line(error)))
 
