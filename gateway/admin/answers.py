@@ -1,12 +1,16 @@
 """How the admin listener answers: JSON documents, and errors that say what happened and what to do."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import msgspec
 from aiohttp import web
 
 from gateway.runbooks import RUNBOOK_OF
+from spool.errors import SpoolError
+from uploaders.document.render import BadLocation
+from uploaders.stores.store import StoreError
 
 _encode = msgspec.json.Encoder().encode
 
@@ -42,4 +46,26 @@ def refused(
     """An error, in the shape that all errors of the gateway have."""
     response = answer(_Refused(_Error(code, message, hint, RUNBOOK_OF.get(code))), status=status, headers=headers)
     response[CODE] = code
+    return response
+
+
+async def streamed(
+    request: web.Request, first: bytes, blocks: AsyncIterator[bytes], headers: Mapping[str, str] = HEADERS
+) -> web.StreamResponse:
+    """A document, a block at a time, of which the first one is there: what fails after it breaks the answer off.
+
+    There is no way to answer anything else then, and whoever reads it has to see that it is not whole.
+    """
+    response = web.StreamResponse(headers={"Content-Type": "application/json", **headers})
+    with suppress(ConnectionError):  # whoever asked has heard enough
+        await response.prepare(request)
+        try:
+            await response.write(first)
+            async for block in blocks:
+                await response.write(block)
+        except (SpoolError, StoreError, BadLocation):
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await response.write_eof()
     return response

@@ -1,7 +1,7 @@
 """The admin API of open deliveries, of orders (replay, discard, reroute, salvage, erase) and of tenants."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from gateway.admin.answers import HEADERS, answer, refused
+from gateway.admin.answers import HEADERS, answer, refused, streamed
 from gateway.admin.audit import note
 from gateway.admin.auth import Handler
 from gateway.admin.view import GatewayView
@@ -92,7 +92,8 @@ class OrderHandlers:
         headers = {**HEADERS, "Content-Type": "application/zip", "Content-Disposition": name}
         if request.method == "HEAD":
             return web.Response(headers=headers)
-        return await _streamed(request, archive_of(admin, select, self._gateway.now()), headers)
+        blocks = archive_of(admin, select, self._gateway.now())
+        return await streamed(request, await anext(blocks), blocks, headers)
 
     async def story(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """Everything about one delivery."""
@@ -103,8 +104,10 @@ class OrderHandlers:
         delivery = await admin.document(request.match_info["key"])
         if "zstd" in request.headers.get("Accept-Encoding", ""):
             headers = {**HEADERS, "Content-Encoding": "zstd"}
-            return await _streamed(request, compressed(delivery, admin.payloads), headers)
-        return await _streamed(request, plain(delivery, admin.payloads), HEADERS)
+            blocks = compressed(delivery, admin.payloads)
+            return await streamed(request, await anext(blocks), blocks, headers)
+        blocks = plain(delivery, admin.payloads)
+        return await streamed(request, await anext(blocks), blocks)
 
     async def import_record(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """Import an exported call log: a line of JSON that describes it, then its documents, stored as they come."""
@@ -208,25 +211,6 @@ def _selected(request: web.Request, **more: Sequence[str]) -> Select:
 
 def _not_open() -> web.Response:
     return refused(503, "spool_unavailable", "The spool is not open.", _READY_HINT)
-
-
-async def _streamed(
-    request: web.Request, blocks: AsyncIterator[bytes], headers: Mapping[str, str]
-) -> web.StreamResponse:
-    """A document, a block at a time. An error before the first block is an answer; after it, the answer breaks off."""
-    first = await anext(blocks)
-    response = web.StreamResponse(headers={"Content-Type": "application/json", **headers})
-    await response.prepare(request)
-    await response.write(first)
-    try:
-        async for block in blocks:
-            await response.write(block)
-    except SpoolError:
-        if request.transport is not None:
-            request.transport.abort()
-        return response
-    await response.write_eof()
-    return response
 
 
 async def _as_lines(request: web.Request, reported: AsyncGenerator[msgspec.Struct, None]) -> web.StreamResponse:

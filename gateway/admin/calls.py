@@ -5,12 +5,11 @@ Documents are handed out to whoever presents a token, and to nobody else. Lists 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from aiohttp import web
 
-from gateway.admin.answers import HEADERS, answer, refused
+from gateway.admin.answers import HEADERS, answer, refused, streamed
 from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
 from gateway.calllog.story import Story, story_of
@@ -81,14 +80,7 @@ class CallHandlers:
         first = await anext(frames, None)
         if first is None:
             return _in_place_of_a_detail(await store.call(*key))
-        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/json"})
-        await response.prepare(request)
-        with suppress(ConnectionError):  # whoever asked has heard enough
-            await response.write(await asyncio.to_thread(decode, first))
-            async for frame in frames:
-                await response.write(await asyncio.to_thread(decode, frame))
-            await response.write_eof()
-        return response
+        return await streamed(request, await asyncio.to_thread(decode, first), _decoded(frames))
 
     async def log(self, request: web.Request) -> web.StreamResponse:
         """The call log as it was posted, from the spool while its payload is there, else what the store shows first."""
@@ -103,14 +95,7 @@ class CallHandlers:
         if first is None:
             hint = "What was delivered is at its destination; `GET /api/calls/ID` says where."
             return refused(404, "not_here", "The call log is not here, or not any more.", hint)
-        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "application/json"})
-        await response.prepare(request)
-        with suppress(ConnectionError):
-            await response.write(first)
-            async for piece in pieces:
-                await response.write(piece)
-            await response.write_eof()
-        return response
+        return await streamed(request, first, pieces)
 
     async def trace(self, request: web.Request) -> web.Response:
         """The trace of a call; 404 if the spool knows none of that id, 503 if it cannot be read."""
@@ -166,6 +151,11 @@ class CallHandlers:
                 return refused(503, "store_unavailable", redact(str(error)), "Try again when the database answers.")
 
         return handle
+
+
+async def _decoded(frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for frame in frames:
+        yield await asyncio.to_thread(decode, frame)
 
 
 def _project_of(request: web.Request) -> str:

@@ -1,8 +1,10 @@
 """Calls from the store of a receiver, asked over HTTP: a real embedded store behind the real admin application."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,27 @@ async def test_a_store_in_trouble_is_503(aiohttp_client: AiohttpClient, store: S
     answer = await client.get("/api/calls")
     assert answer.status == 503
     assert "hush" not in await answer.text()
+
+
+async def test_a_detail_that_ends_too_early_breaks_off(client: Any, store: Store, monkeypatch: Any) -> None:
+    """A store that fails in the middle of it: no second answer follows in the same one, and the connection ends."""
+    frames = store.detail
+
+    async def broken(project: str, call_id: str) -> AsyncIterator[bytes]:
+        async for frame in frames(project, call_id):
+            yield frame
+            raise StoreUnavailable("the server was restarted")
+
+    monkeypatch.setattr(store, "detail", broken)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"GET /api/calls/c1/detail HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer hush\r\n\r\n")
+    received = b""
+    with suppress(ConnectionError):
+        while block := await asyncio.wait_for(reader.read(4096), 10):
+            received += block
+    assert received.count(b"HTTP/1.1") <= 1
+    assert not received.endswith(b"0\r\n\r\n")
+    writer.close()
 
 
 async def test_a_tenant_sees_its_own_live_calls_alone(aiohttp_client: AiohttpClient) -> None:
