@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from spool.db import sql
-from spool.db.read_connection import Value
 from spool.db.sql import decode_fragments, uid_of
 from spool.db.tokens import freed_pages_cleared, token_context
 from spool.db.transaction import Transaction
@@ -33,7 +32,7 @@ from spool.payload.frames import (
     turn_context,
 )
 from spool.queue.maintenance import vacuum
-from spool.queue.reader import Reader
+from spool.queue.reader import Reader, Value
 
 CHUNKS_PER_STEP = 4
 ROWS_PER_STEP = 50

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from spool.db import sql
 from spool.db.connection import PAGE_SIZE
-from spool.db.read_connection import ReadConnection
 from spool.db.sql import Row
 from spool.db.transaction import Operation, Result, Transaction
 from spool.db.writer import Writer
@@ -16,7 +15,7 @@ from spool.errors import CorruptDatabase, SpoolError
 from spool.ownership import CorruptionLatch
 from spool.queue.live import LOST_KEEP, LiveCalls, purge_live
 from spool.queue.ordering import unblock_stuck
-from spool.queue.reader import Reader
+from spool.queue.reader import ReadConnection, Reader
 from spool.queue.reclaim import OrphanChunks
 from spool.queue.retention import (
     DEAD,

@@ -4,6 +4,7 @@ Each statement is a snapshot of its own; no snapshot is held while anything else
 keep the write-ahead log from being reset.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -11,11 +12,13 @@ from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 
+import aiosqlite
+
 from spool.db import sql
-from spool.db.read_connection import ReadConnection, Value
+from spool.db.connection import address_of, reader_pragmas, translated
 from spool.db.sql import HELD_FOR_SHARED_TOKEN, RECORD_WIDTH, Row, delivery_of, number_in, record_of
 from spool.db.tokens import token_in
-from spool.errors import CorruptPayload, NotStorable
+from spool.errors import CorruptDatabase, CorruptPayload, NotStorable, SpoolUnavailable
 from spool.keys import SpoolKeys, WrappedKey
 from spool.ownership import CorruptionLatch
 from spool.payload.frames import Seal, chunk_range, is_sealed, is_whole, places, record_context
@@ -47,6 +50,8 @@ from spool.stats import (
     TracedRecord,
 )
 
+Value = str | bytes | int | None
+"""What a parameter of a statement may be."""
 CLOCK_TOLERANCE = 60 * 1000
 """A delivery that was deferred by so much later than now was deferred by a clock that ran ahead, and is due."""
 CHUNKS_PER_READ = 4
@@ -62,6 +67,51 @@ LOOKED_AT = 200_000
 SELECTIVE_PREFIX = 4
 """From so many characters on the beginning of a call id is looked up in the index."""
 MOST_BY_PREFIX = 1000
+
+
+class ReadConnection:
+    """A connection on a thread of its own that can change nothing: one statement after the other. Made by `open`."""
+
+    def __init__(self, connection: aiosqlite.Connection, corruption: CorruptionLatch) -> None:
+        self._connection = connection
+        self._corruption = corruption
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, corruption: CorruptionLatch) -> "ReadConnection":
+        """Open the database, which must exist; on an error nothing is left open. Reports to `corruption`."""
+        with translated("opening the spool for reading"):
+            # Not to be cancelled: its thread would open the file nevertheless, and nobody would close it.
+            connecting = asyncio.ensure_future(aiosqlite.connect(address_of(path), uri=True, isolation_level=None))
+            try:
+                connection = await asyncio.shield(connecting)
+            except asyncio.CancelledError:
+                await (await connecting).close()
+                raise
+            try:
+                for pragma in reader_pragmas():
+                    # Not `execute`: while the cursor that it returns is alive, SQLite keeps a closed file open.
+                    await connection.execute_fetchall(pragma)
+            except BaseException:
+                await connection.close()
+                raise
+        return cls(connection, corruption)
+
+    async def ask(self, statement: str, parameters: Sequence[Value] | Mapping[str, Value] = ()) -> list[Row]:
+        """The rows of one statement; raises the spool's errors."""
+        if self._closed:
+            raise SpoolUnavailable("the spool is closed")
+        try:
+            with translated("reading from the spool"):
+                return list(await self._connection.execute_fetchall(statement, parameters))
+        except CorruptDatabase as error:
+            self._corruption.report(str(error))
+            raise
+
+    async def close(self) -> None:
+        """Finish what was asked, and end the thread."""
+        self._closed = True
+        await self._connection.close()
 
 
 class Reader:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from spool.db.read_connection import ReadConnection
 from spool.directory import DATABASE_NAME
 from spool.ownership import CorruptionLatch
+from spool.queue.reader import ReadConnection
 from tests.disks.filesystems import users_of
 from tests.spool.spool_parts import opened
 
