@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config.destinations import Destination, checked_token
+from config.destinations import Destination
 from config.destinations.pipeline import pipeline_fault
 from config.listeners import AdminSettings, IntakeSettings, ListenerTable, LiveSettings, OtlpSettings
 from config.privacy import ErasureSettings, RedactionSettings
@@ -24,6 +24,7 @@ from config.types import (
     Directory,
     Duration,
     Files,
+    HeaderToken,
     Keys,
     OptionalDuration,
     OptionalEndpoint,
@@ -187,13 +188,8 @@ class WhispeySettings(Table):
     """How often to check the outboxes for changes."""
     outbox_owners: UserIds = ()
     """Ids of users who may own an outbox, besides callspool's own user and root."""
-    outbox_token: SecretStr | None = None
+    outbox_token: HeaderToken | None = None
     """The agent's key for rows without one, since the SDK may read its key from the environment."""
-
-    @field_validator("outbox_token")
-    @classmethod
-    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        return checked_token(token)
 
 
 class CliSettings(Table):

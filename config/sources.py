@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from config.destinations import Destination, S3Destination, checked_token
+from config.destinations import Destination, S3Destination
 from config.destinations.base import UploadHostList
 from config.layers import Layer, Problem
 from config.listeners import ListenerTable
@@ -19,6 +19,7 @@ from config.types import (
     Directory,
     Duration,
     Endpoint,
+    HeaderToken,
     OptionalListen,
     Shown,
     Table,
@@ -121,7 +122,7 @@ class SourceSettings(Table):
     """How far a signature's time may differ from this machine's; by default 5 minutes (`elevenlabs`: 30)."""
     forward_url: Endpoint | None = None
     """The server that answers the provider's requests, such as Vapi's tool calls; its answer is passed on."""
-    token: SecretStr | None = None
+    token: HeaderToken | None = None
     """The agent's key to send to destinations with call logs of this source."""
     tenant: str | None = None
     """The tenant of its calls; by default that of the agent."""
@@ -158,11 +159,6 @@ class SourceSettings(Table):
         if path is not None and not _PATH.fullmatch(path):
             raise ValueError("should be a path such as /api/webhooks/elevenlabs/call-ended")
         return path
-
-    @field_validator("token")
-    @classmethod
-    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        return checked_token(token)
 
     @field_validator("message")
     @classmethod

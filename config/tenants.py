@@ -3,12 +3,17 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from config.destinations import checked_token
 from config.destinations.pipeline import checked_zone
 from config.privacy import RedactionSettings
-from config.types import Duration, Shown, Table, Tokens
+from config.types import (
+    Duration,
+    HeaderToken,
+    Shown,
+    Table,
+    Tokens,
+)
 
 UNASSIGNED: Final = "unassigned"
 """What call logs belong to that no tenant claims (`gateway.tenants`)."""
@@ -37,7 +42,7 @@ class TenantSettings(Table):
     """Tokens of the admin listener that show the calls of this tenant, and nothing else."""
     destinations: Texts = ()
     """Names of destinations that are its own: they get call logs of the tenants that name them only."""
-    endpoint_token: SecretStr | None = None
+    endpoint_token: HeaderToken | None = None
     """Sent instead of the agents' own tokens to destinations that forward these."""
     posts_per_second: Annotated[float, Field(gt=0)] | None = None
     """What its agents may post; above it the answer is 429 with `Retry-After`. By default as much as they like."""
@@ -61,11 +66,6 @@ class TenantSettings(Table):
 
     redaction: RedactionSettings | None = None
     """What is replaced in its call logs before they are stored, in place of `[redaction]`; `{}`: nothing."""
-
-    @field_validator("endpoint_token")
-    @classmethod
-    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        return checked_token(token)
 
 
 def tenant_faults(

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, SecretStr
 
 from config.values import (
     MASK,
@@ -174,6 +174,17 @@ def _keys(value: object) -> object:
             "should be base64 of 32 bytes, such as of `openssl rand -base64 32`; older keys stand below it"
         )
     return tuple(words)
+
+
+def _checked_token(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError("should be one or more visible ASCII characters, without blanks around them")
+    return token
+
+
+HeaderToken = Annotated[SecretStr, AfterValidator(_checked_token)]
+"""A token that can stand in an HTTP header."""
 
 
 def checked_key(key: SecretStr | None) -> SecretStr | None:

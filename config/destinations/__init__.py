@@ -22,7 +22,6 @@ from config.destinations.base import (
     RetrySettings,
     TokenMode,
     address_url_warnings,
-    checked_token,
     has_no_address_url,
     require_address_url,
 )
@@ -196,6 +195,5 @@ __all__ = [
     "S3Destination",
     "SqliteDestination",
     "TokenMode",
-    "checked_token",
     "type_name",
 ]

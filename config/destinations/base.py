@@ -7,11 +7,20 @@ from enum import StrEnum
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, FilePath, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from config.layers import Layer, Problem, first_origin, readable
-from config.types import Choice, Duration, Endpoint, OptionalSize, Shown, Table, format_path
+from config.types import (
+    Choice,
+    Duration,
+    Endpoint,
+    HeaderToken,
+    OptionalSize,
+    Shown,
+    Table,
+    format_path,
+)
 from config.values import DAY, MINUTE, crosses_network_in_clear, format_duration, mask_address, names_secret
 from uploaders.http.options import parse_rule
 from uploaders.upload_hosts import UploadHosts, is_host_or_network
@@ -160,7 +169,7 @@ class EndpointTable(DestinationTable):
 
     url: Endpoint = Field(repr=False)
     """Where call logs are posted, with its path, such as `https://host/dev/send-call-log`."""
-    token: SecretStr | None = None
+    token: HeaderToken | None = None
     """Sent as `x-pype-token` instead of the agent's own token."""
     token_mode: Annotated[TokenMode, Choice] = Field(default_factory=_default_token_mode)
     """`forward` the agent's token or `replace` it; by default `replace` where `token` is set."""
@@ -204,11 +213,6 @@ class EndpointTable(DestinationTable):
                 "tokens and call logs cross the network readable by anyone on the way"
             )
 
-    @field_validator("token")
-    @classmethod
-    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        return checked_token(token)
-
     @field_validator("token_mode")
     @classmethod
     def _replace_needs_a_token(cls, mode: TokenMode, info: ValidationInfo) -> TokenMode:
@@ -241,16 +245,6 @@ def require_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -
     if has_no_address_url(presigned, checked):
         advice = f"is required: it cannot be derived from a `url` without {SEND_PATH}"
         raise PydanticCustomError("conflict", "{advice}", {"field": "address_url", "advice": advice})
-
-
-def checked_token(token: SecretStr | None) -> SecretStr | None:
-    """A token that can stand in an HTTP header. Raises ValueError, without the token, for any other."""
-    if token is None:
-        return None
-    text = token.get_secret_value()
-    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
-        raise ValueError("should be one or more visible ASCII characters, without blanks around them")
-    return token
 
 
 # What of details an endpoint is sent, and how goes on what it refuses as too large.

@@ -4,10 +4,17 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from config.destinations.base import DestinationTable, Events, LaneConcurrency
-from config.types import Choice, Duration, Endpoint, Shown, Table
+from config.types import (
+    Choice,
+    Duration,
+    Endpoint,
+    HeaderToken,
+    Shown,
+    Table,
+)
 from config.values import MINUTE, crosses_network_in_clear, mask_address
 from uploaders.pipeline.options import Runs, Summaries, VectorsIn, leaves_machine
 
@@ -53,7 +60,7 @@ class VectorSettings(Table):
     """`store` (SQLite, or PostgreSQL with pgvector), `qdrant` or `pinecone`."""
     url: Endpoint | None = Field(default=None, repr=False)
     """Of Qdrant (`http://qdrant:6333`), or of the index at Pinecone (`https://calls-abc.svc.pinecone.io`)."""
-    token: SecretStr | None = None
+    token: HeaderToken | None = None
     """The API key there."""
     collection: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "calls"
     """The collection in Qdrant; it is created if missing."""
@@ -115,7 +122,7 @@ class PipelineDestination(DestinationTable):
     model's; `extractive`: never a model's."""
     base_url: Endpoint | None = Field(default=None, repr=False)
     """An OpenAI-compatible server; by default OpenAI's if there is a `token`, else none: local models."""
-    token: SecretStr | None = None
+    token: HeaderToken | None = None
     """The API key there."""
     chat_model: ModelName = "gpt-4o-mini"
     """The model for summaries; `none`: no model."""

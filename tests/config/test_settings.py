@@ -1,10 +1,14 @@
 """Tests of the settings themselves: defaults, rules between fields, frozen, secrets masked."""
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
-from config.destinations import FileDestination, LaneConcurrency, TokenMode
-from config.settings import Settings
+from config.destinations import FileDestination, LaneConcurrency, PipelineDestination, TokenMode
+from config.destinations.pipeline import VectorSettings
+from config.listeners import IntakeSettings
+from config.settings import Settings, WhispeySettings
+from config.sources import SourceSettings
+from config.tenants import TenantSettings
 from config.values import KB, MB, MIB
 from tests.config.destinations import http_destination
 
@@ -33,6 +37,23 @@ def test_settings_cannot_be_changed() -> None:
         settings.intake.batch_max_lines = 1
     with pytest.raises(ValidationError):
         settings.destinations = ()
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "others"),
+    [
+        (IntakeSettings, "token", {}),
+        (WhispeySettings, "outbox_token", {}),
+        (TenantSettings, "endpoint_token", {}),
+        (SourceSettings, "token", {"name": "a", "provider": "vapi"}),
+        (PipelineDestination, "token", {"name": "a", "type": "pipeline"}),
+        (VectorSettings, "token", {}),
+    ],
+)
+def test_a_token_that_no_header_takes_is_refused(model: type[BaseModel], field: str, others: dict[str, object]) -> None:
+    """At the start, in place of failing each request."""
+    with pytest.raises(ValidationError, match="visible ASCII"):
+        model.model_validate({**others, field: "two\nlines"})
 
 
 def test_an_http_destination_has_the_defaults_of_its_endpoint() -> None:
