@@ -287,7 +287,7 @@ class HeartbeatWatch:
             tenant=owner.tenant,
             loses=LostCall(*key, call.version),
         )
-        with await self._bodies.read_stream(self._document(call)) as body:
+        with await self._bodies.without_most().read_stream(self._document(call)) as body:
             parsed = await self._acceptor.parse(body, arrival)
             assert isinstance(parsed, CallLog), "it has a call_id, and no member that makes it something else"
             if self._heard.get(key) != heard_at:

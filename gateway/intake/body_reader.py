@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
@@ -273,6 +273,11 @@ class BodyReader:
         self._staging = staging
         self._workers = workers
         self._decoder = decoder
+
+    def without_most(self) -> "BodyReader":
+        """For what the gateway makes, or has accepted: what one post may have is no limit for it."""
+        limits = replace(self._limits, body_max=None)
+        return BodyReader(limits, self._budget, self._staging, self._workers, self._decoder)
 
     async def read(self, request: web.BaseRequest) -> Body:
         """The decoded body, which the caller must release.

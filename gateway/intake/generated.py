@@ -26,7 +26,7 @@ async def accept_generated(document: object, arrival: Arrival, bodies: BodyReade
     Raises `NotAccepted`; and where it may be accepted later `SpoolError`, `BudgetExhausted`, `Rejection`, `OSError`.
     """
     try:
-        with await bodies.read_stream(_piece(msgspec.json.encode(document))) as body:
+        with await bodies.without_most().read_stream(_piece(msgspec.json.encode(document))) as body:
             parsed = await acceptor.parse(body, arrival)
             assert isinstance(parsed, CallLog), "it has a call_id, and more"
             return await acceptor.accept(parsed, arrival)

@@ -195,7 +195,8 @@ class RecordingCopier:
 
     async def _copy(self, delivery: Delivery) -> str:
         record = delivery.record
-        with await self._bodies.read_stream(decoded_document(delivery, self._payloads.frames)) as body:
+        document = decoded_document(delivery, self._payloads.frames)
+        with await self._bodies.without_most().read_stream(document) as body:
             note = _decode_note(body.data)
         address, kind = await self._kept(record, note)
         await self._announce(record, note, address, kind)

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.heartbeats.source import ABOUT_BYTES, POST_BYTES
 from gateway.intake.accept import Redactions
+from gateway.intake.body_reader import BodyLimits
 from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.payload.frames import decode
 from spool.queue import live
@@ -521,6 +522,16 @@ async def test_a_call_belongs_to_the_tenant_of_the_token_or_of_the_agent(tmp_pat
         ended, lost = [traced.record for traced in await calls.world.spool.trace("c")]
         assert (ended.tenant, lost.tenant) == ("other", "acme")
         assert await calls.world.spool.token(lost.token_id or 0) == "for-acme"
+
+
+async def test_the_turns_of_a_lost_agent_may_be_more_than_one_post(tmp_path: Path) -> None:
+    """Each came in a post that was within the limit; together they are above it."""
+    async with watching(tmp_path, bodies=BodyLimits(body_max=400)) as calls:
+        for index in range(4):
+            assert (await calls.turns(turn(index, "x" * 200))).status == 200
+        await calls.later(LOST_AFTER)
+        (log,) = await calls.call_logs()
+        assert len(log["transcript_json"]) == 4
 
 
 async def test_what_is_said_is_redacted_before_it_is_stored(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
+from gateway.intake.body_reader import BodyLimits
 from gateway.intake.generated import NotAccepted, accept_generated, arrival_of
 from spool.records import OwnedCall
-from tests.intake.running_intake import RunningIntake
+from tests.intake.running_intake import RunningIntake, running
 from tests.stores.calls import part_of
 from tests.stores.engines import SqliteEngine
 from tests.system.waiting import until
@@ -49,3 +50,35 @@ async def test_what_is_no_call_log_is_refused_for_good(world: RunningIntake, doc
     """By one exception, whatever is wrong with it."""
     with pytest.raises(NotAccepted):
         await accept_generated(document, arrival_of("an event", "", "c"), world.intake.reader, world.intake.acceptor)
+
+
+async def test_what_a_post_may_have_is_no_limit_for_what_posts_make_together(tmp_path: Path) -> None:
+    """A complete call holds its start and its end, each as large as it may be."""
+    document = {"call_id": "c", "start": "s" * 60, "end": "e" * 60}
+    async with running(tmp_path, bodies=BodyLimits(body_max=100)) as world:
+        reader, acceptor = world.intake.reader, world.intake.acceptor
+        await accept_generated(document, arrival_of(CALL_COMPLETE, "", "c"), reader, acceptor)
+        assert (await world.only_record("c")).record.event is not None
+        assert (await world.post(document)).status == 413
+
+
+async def test_what_a_post_may_have_is_no_limit_for_what_posts_make_together(tmp_path: Path) -> None:
+    """A complete call holds its start and its end, each as large as it may be."""
+    document = {"call_id": "c", "start": "s" * 60, "end": "e" * 60}
+    async with running(tmp_path, bodies=BodyLimits(body_max=100)) as world:
+        reader, acceptor = world.intake.reader, world.intake.acceptor
+        await accept_generated(document, arrival_of(CALL_COMPLETE, "", "c"), reader, acceptor)
+        assert (await world.only_record("c")).record.event is not None
+        assert (await world.post(document)).status == 413
+
+
+async def test_an_endpoint_is_sent_the_token_of_the_tenant(tmp_path: Path) -> None:
+    """With what the gateway makes of a tenant's calls as with what the tenant posts; its rate is for its posts."""
+    tenants = TenantTable([Tenant("acme", endpoint_token="for-acme", posts_per_second=0.001)])
+    async with running(tmp_path, tenants=tenants) as world:
+        reader, acceptor = world.intake.reader, world.intake.acceptor
+        for event in ("one", "another"):
+            accepted = await accept_generated({"call_id": event}, arrival_of(event, "acme", event), reader, acceptor)
+            (traced,) = await world.spool.trace(event)
+            assert (traced.record.uid, traced.record.tenant) == (accepted.uid, "acme")
+            assert await world.spool.token(traced.record.token_id or 0) == "for-acme"
