@@ -280,13 +280,7 @@ class HeartbeatWatch:
         call.last_at = self._store.calls[key].last_at
         token_id = await self._store.token_id(*key)
         token = None if token_id is None else await self._token_of(token_id)
-        owner = owner_of(call.principal)
-        arrival = Arrival(
-            agents_key=token,
-            owner=None if owner.tenant else owner,
-            tenant=owner.tenant,
-            loses=LostCall(*key, call.version),
-        )
+        arrival = Arrival(agents_key=token, owner=owner_of(call.principal), loses=LostCall(*key, call.version))
         with await self._bodies.without_most().read_stream(self._document(call)) as body:
             parsed = await self._acceptor.parse(body, arrival)
             assert isinstance(parsed, CallLog), "it has a call_id, and no member that makes it something else"

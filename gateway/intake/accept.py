@@ -208,9 +208,12 @@ class Acceptor:
         if call_log.redaction != self._redactions.of(tenant):
             raise RuntimeError("a call log was to be stored that was not redacted as its tenant has it")
         key = arrival.agents_key or self._token.foreign(call_log.token)
-        named = arrival.owner is not None and arrival.owner.tenant is not None
-        if self._tenants is not None and tenant is not None and not named:
-            key = self._admitted(self._tenants, tenant, call_log, arrival.agents_key)
+        if self._tenants is not None and tenant is not None:
+            if arrival.owner is None or arrival.owner.tenant is None:
+                _admit(self._tenants, tenant)
+            known = self._tenants.tenants.get(tenant)
+            key = known.endpoint_token if known else None
+            key = key or self._token.foreign(arrival.agents_key) or self._token.foreign(call_log.token)
         plans = self._plans if self._tenant_plans is None or tenant is None else self._tenant_plans.of(tenant)
         deliveries = plans.get((call_log.stored_as, call_log.event))
         if deliveries is None:
@@ -299,21 +302,6 @@ class Acceptor:
         tenant = tenant or tenants.of_agent(call_log.agent_id) or UNASSIGNED
         return Owner(tenant, principal_of(tenant, None))
 
-    def _admitted(self, tenants: TenantTable, tenant: str, call_log: CallLog, agents_key: str | None) -> str | None:
-        """The key that its tenant's destinations are sent. Raises `Rejection` (429) above the tenant's rate."""
-        wait = tenants.seconds_until_admitted(tenant, time.monotonic())
-        if wait:
-            raise Rejection(
-                429,
-                "too_many_posts",
-                f"The tenant {tenant} posts more than it may.",
-                "Send the call log again later.",
-                retry_after=ceil(wait),
-            )
-        known = tenants.tenants.get(tenant)
-        key = self._token.foreign(agents_key) or self._token.foreign(call_log.token)
-        return (known.endpoint_token if known else None) or key
-
     async def _parse(self, body: Body, redaction: Redaction | None) -> Parsed | Envelope:
         """Parse it where that holds up nobody: here, in a thread, or in the parse worker.
 
@@ -372,6 +360,19 @@ def erased() -> Rejection:
         "The call was erased by order; nothing more of it is taken.",
         "Delete the call log on your side, too. `erasure.later_posts` says for how long posts are refused.",
     )
+
+
+def _admit(tenants: TenantTable, tenant: str) -> None:
+    """Raises `Rejection` (429) for a post above its tenant's rate."""
+    wait = tenants.seconds_until_admitted(tenant, time.monotonic())
+    if wait:
+        raise Rejection(
+            429,
+            "too_many_posts",
+            f"The tenant {tenant} posts more than it may.",
+            "Send the call log again later.",
+            retry_after=ceil(wait),
+        )
 
 
 def _bad_envelope(what: str) -> CallLogError:

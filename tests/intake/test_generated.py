@@ -11,6 +11,7 @@ from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.generated import NotAccepted, accept_generated, arrival_of
+from gateway.tenants import Tenant, TenantTable
 from spool.records import OwnedCall
 from tests.intake.running_intake import RunningIntake, running
 from tests.stores.calls import part_of
@@ -50,16 +51,6 @@ async def test_what_is_no_call_log_is_refused_for_good(world: RunningIntake, doc
     """By one exception, whatever is wrong with it."""
     with pytest.raises(NotAccepted):
         await accept_generated(document, arrival_of("an event", "", "c"), world.intake.reader, world.intake.acceptor)
-
-
-async def test_what_a_post_may_have_is_no_limit_for_what_posts_make_together(tmp_path: Path) -> None:
-    """A complete call holds its start and its end, each as large as it may be."""
-    document = {"call_id": "c", "start": "s" * 60, "end": "e" * 60}
-    async with running(tmp_path, bodies=BodyLimits(body_max=100)) as world:
-        reader, acceptor = world.intake.reader, world.intake.acceptor
-        await accept_generated(document, arrival_of(CALL_COMPLETE, "", "c"), reader, acceptor)
-        assert (await world.only_record("c")).record.event is not None
-        assert (await world.post(document)).status == 413
 
 
 async def test_what_a_post_may_have_is_no_limit_for_what_posts_make_together(tmp_path: Path) -> None:

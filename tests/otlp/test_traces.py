@@ -20,6 +20,7 @@ from gateway.otlp.assembler import ClosingRule
 from gateway.otlp.posts import POST_BYTES, from_protobuf
 from gateway.otlp.source import JSON, PROTOBUF
 from gateway.otlp.spans import SpanRule
+from gateway.tenants import Tenant, TenantTable
 from spool.directory import DATABASE_NAME
 from spool.records import NewSpans, OwnedCall
 from tests.intake.bodies import ENCODERS
@@ -279,6 +280,16 @@ async def test_an_erasure_for_a_tenant_leaves_the_trace_of_another(tmp_path: Pat
         await traces.later(RULE.close_after)
         (traced,) = await traces.world.spool.trace(call_id)
         assert traced.record.tenant == "other"
+
+
+async def test_a_call_log_of_a_tenants_spans_is_sent_with_the_token_of_the_tenant(tmp_path: Path) -> None:
+    """Its exporter presents the token of the intake, which no endpoint knows."""
+    tenants = TenantTable([Tenant("acme", endpoint_token="for-acme")])
+    async with tracing(tmp_path, tenants=tenants) as traces:
+        await traces.assembler.add(from_protobuf(post("livekit-10-turns"), SpanRule()), None, "acme")
+        await traces.later(RULE.close_after)
+        record = (await traces.world.only_record(trace_id("livekit-10-turns"))).record
+        assert await traces.world.spool.token(record.token_id or 0) == "for-acme"
 
 
 async def test_spans_that_were_on_their_way_when_their_call_was_erased_are_deleted(tmp_path: Path) -> None:
