@@ -123,6 +123,8 @@ class Gateway:
         self._tls: dict[str, ServerTls] = {}
         """By section; none for a listener without TLS."""
         self._told_to_stop = asyncio.Event()
+        self._owes_shutdown = False
+        """Whether posts were let in: told to stop while it reloads, it starts once more, and shuts down as ever."""
         self._hurried = asyncio.Event()
 
     async def run(self) -> int:
@@ -135,7 +137,7 @@ class Gateway:
                 watching = asyncio.create_task(self._reload_on_change())
                 try:
                     listening_socket: socket.socket | None = None
-                    while not self._told_to_stop.is_set():
+                    while self._owes_shutdown or not self._told_to_stop.is_set():
                         listening_socket = await self._run_once(listening_socket)
                 finally:
                     watching.cancel()
@@ -182,6 +184,7 @@ class Gateway:
                 await app.webhooks.start(self._context("webhooks"))
         await app.heartbeats.watch.open()
         app.intake_parts.gate.open()
+        self._owes_shutdown = True
         app.heartbeats.watch.start()
         # Posts need no database: they are accepted while it is still waited for.
         await app.call_stores.open()
@@ -269,7 +272,8 @@ class Gateway:
     async def _apply(self, app: App) -> socket.socket | None:
         """Let what is under way come to its end, posts and deliveries; agents that connect meanwhile wait."""
         self._told_to_reload.clear()
-        await app.dispatcher.stop(RELOAD_SECONDS)
+        if await _first(app.dispatcher.stop(RELOAD_SECONDS), self._told_to_stop.wait()) == 1:
+            await app.dispatcher.stop(0.0)
         self._lifecycle = Lifecycle(Phase.STARTING, ("the settings are being reloaded",))
         await app.outboxes.stop(GRACE_SECONDS)
         listening_socket = app.intake.dup_listening_socket()
@@ -311,6 +315,7 @@ class Gateway:
         await app.stop_stores(max(SETTLE_SECONDS, left))
         left = 0.0 if self._hurried.is_set() else deadline - loop.time()
         await app.dispatcher.stop(max(SETTLE_SECONDS, min(GRACE_SECONDS, left)))
+        self._owes_shutdown = False
         _log.info("drained", left_in_spool=_queued(app), posts_cut_off=cut_off)
 
     async def _evacuate(self, app: App, to: str, until: float) -> None:

@@ -153,6 +153,22 @@ async def test_a_stop_evacuates_what_its_endpoint_does_not_take(tmp_path: Path) 
     assert sorted(kinds) == [("call-1", "whole"), ("call-2", "core"), ("call-2", "detail")]
 
 
+async def test_a_stop_during_a_reload_evacuates_too(tmp_path: Path) -> None:
+    """A reload waits for a delivery that hangs. Told to stop, it waits no longer, and what is queued is evacuated."""
+    file = tmp_path / "callspool.toml"
+    async with Endpoint(fault=Fault("hang")) as endpoint:
+        text = STANDBY.format(url=endpoint.url, within="10s", deadline="13s")
+        file.write_text(text)
+        async with GatewayProcess(tmp_path / "gateway", {"CALLSPOOL_CONFIG": str(file)}) as gateway:
+            assert (await gateway.post(ENDED)).status == 202
+            file.write_text(text.replace('quiet = "0.1s"', 'quiet = "0.2s"'))
+            assert b"being applied" in await gateway.command("reload", *gateway.admin)
+            gateway.terminate()
+            assert await gateway.ended(deadline=15 + SLACK_SECONDS) == 0
+            assert gateway.events("evacuating")[0]["deliveries"] == 1
+            assert gateway.events("drained")[0]["left_in_spool"] == 0
+
+
 async def test_a_stop_may_wait_for_details(tmp_path: Path) -> None:
     """With `until = "empty"` the last detail is delivered too, where its endpoint is slow to take it."""
     async with Endpoint() as endpoint:
