@@ -307,6 +307,7 @@ def _import_record(
         documents=tuple(Document(form=one.form, bytes=one.file_bytes, sha256=one.sha256 or "") for one in letters),
         key=key,
         via=first.via,
+        tenant=first.tenant,
     )
     line = _encode(brought) + b"\n"
     size = len(line) + sum(one.file_bytes for one in letters)

@@ -207,13 +207,10 @@ class Acceptor:
             raise erased()
         if call_log.redaction != self._redactions.of(tenant):
             raise RuntimeError("a call log was to be stored that was not redacted as its tenant has it")
-        key = arrival.agents_key or self._token.foreign(call_log.token)
-        if self._tenants is not None and tenant is not None:
-            if arrival.owner is None or arrival.owner.tenant is None:
-                _admit(self._tenants, tenant)
-            known = self._tenants.tenants.get(tenant)
-            key = known.endpoint_token if known else None
-            key = key or self._token.foreign(arrival.agents_key) or self._token.foreign(call_log.token)
+        named = arrival.owner is not None and arrival.owner.tenant is not None
+        if self._tenants is not None and tenant is not None and not named:
+            _admit(self._tenants, tenant)
+        key = self.key_for(tenant, arrival.agents_key, call_log.token)
         plans = self._plans if self._tenant_plans is None or tenant is None else self._tenant_plans.of(tenant)
         deliveries = plans.get((call_log.stored_as, call_log.event))
         if deliveries is None:
@@ -272,12 +269,12 @@ class Acceptor:
             tenant = tenant or self._tenants.of_token(key) or self._tenants.of_agent(agent_id) or UNASSIGNED
         return self._redactions.of(tenant)
 
-    async def redacted(self, body: Body, agent_id: str | None, key: str | None) -> memoryview | None:
-        """What the rules for this agent leave of a document that is no post, as long as `body` lives; None: all of it.
+    async def redacted(self, body: Body, tenant: str | None) -> memoryview | None:
+        """What the rules of this tenant leave of a document that is no post, as long as `body` lives; None: all of it.
 
         Raises as `parse` does.
         """
-        redaction = self.redaction_of(agent_id, key, None)
+        redaction = self._redactions.of(tenant)
         if redaction is None:
             return None
         parsed = await self._parse(body, redaction)
@@ -290,6 +287,23 @@ class Acceptor:
         if self._tenants is None or owner_of(principal).tenant is not None:
             return principal
         return principal_of(self._tenants.of_token(key) or self._tenants.of_agent(agent_id) or UNASSIGNED, None)
+
+    def owner_of_imported(self, tenant: str | None, agent_id: str | None, key: str | None) -> Owner:
+        """Whose a call log of this tenant is that is imported: where that is not known here, its agent decides."""
+        tenants = self._tenants
+        if tenants is None:
+            return Owner(None, principal_of(None, key))
+        if tenant not in tenants.tenants:
+            tenant = tenants.of_token(key) or tenants.of_agent(agent_id) or UNASSIGNED
+        return Owner(tenant, principal_of(tenant, None))
+
+    def key_for(self, tenant: str | None, agents_key: str | None, posted: str | None = None) -> str | None:
+        """What destinations that forward the agents' tokens are sent with a call log of this tenant."""
+        if self._tenants is None or tenant is None:
+            return agents_key or self._token.foreign(posted)
+        known = self._tenants.tenants.get(tenant)
+        own = known.endpoint_token if known else None
+        return own or self._token.foreign(agents_key) or self._token.foreign(posted)
 
     def _owner(self, call_log: CallLog, arrival: Arrival) -> Owner:
         """Whose call log it is that came so."""

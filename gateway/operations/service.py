@@ -32,7 +32,7 @@ from gateway.operations.selection import (
     place_in,
     selection_of,
 )
-from gateway.operations.transfer import DeadLetterImporter, Redact, preview
+from gateway.operations.transfer import DeadLetterImporter, Rules, preview
 from gateway.trace import instant, trace_of
 from spool.admin.query import DEAD, QUEUED, AdminResult, Page, Selection
 from spool.errors import CorruptPayload
@@ -69,11 +69,11 @@ class DeliveryAdmin:
         dispatcher: Dispatcher,
         destinations: Mapping[str, Accepts],
         clock: Clock,
-        redact: Redact,
+        rules: Rules,
     ) -> None:
         self.payloads: PayloadReader = spool
         """Reads what deliveries carry."""
-        self.importer = DeadLetterImporter(spool, staging, destinations, redact)
+        self.importer = DeadLetterImporter(spool, staging, destinations, rules)
         """Imports dead letters that were exported elsewhere."""
         self._spool = spool
         self._orders = spool.admin

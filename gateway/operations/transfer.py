@@ -5,12 +5,14 @@ Whatever their size, memory is bounded: a document is read, written, decompresse
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
+from typing import Protocol
 
 from aiohttp import StreamReader
 
 from gateway.calllog.errors import CallLogError
+from gateway.intake.accept import Owner
 from gateway.intake.memory import Body
 from gateway.intake.ports import RecordStore
 from gateway.intake.routes import gateways_in, via_text
@@ -19,7 +21,7 @@ from gateway.operations.schemas import Document, ImportHeader, ImportResult
 from gateway.operations.selection import Accepts, BadSelection
 from spool.errors import CorruptPayload
 from spool.payload.frames import decode, decode_stream, encode
-from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord, principal_of
+from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
 from uploaders.base import PayloadReader
 from uploaders.document.render import render
 from uploaders.redact import redact
@@ -33,45 +35,58 @@ _DETAIL_OPENING = re.compile(
 _LONGEST_OPENING = 1 << 20
 
 
-Redact = Callable[[Body, str | None, str | None], Awaitable[memoryview | None]]
-"""`Acceptor.redacted`."""
+class Rules(Protocol):
+    """What holds for all that comes in, however it comes: `Acceptor`, whose methods these are."""
+
+    def owner_of_imported(self, tenant: str | None, agent_id: str | None, key: str | None) -> Owner:
+        """Whose it is."""
+        ...
+
+    def key_for(self, tenant: str | None, agents_key: str | None) -> str | None:
+        """What an endpoint is sent with it."""
+        ...
+
+    async def redacted(self, body: Body, tenant: str | None) -> memoryview | None:
+        """What may be stored of it; None: all."""
+        ...
 
 
 class DeadLetterImporter:
     """Imports exported call logs, redacted as those that are posted. For the event loop."""
 
     def __init__(
-        self, store: RecordStore, staging: StagingArea, destinations: Mapping[str, Accepts], redact: Redact
+        self, store: RecordStore, staging: StagingArea, destinations: Mapping[str, Accepts], rules: Rules
     ) -> None:
         self._store = store
         self._staging = staging
         self._destinations = destinations
-        self._redact = redact
+        self._rules = rules
 
     async def import_record(self, header: ImportHeader, source: StreamReader) -> ImportResult:
         """Accept a call log under the record id that it had; one that the spool knows already is a duplicate.
 
         Raises `BadSelection` for what cannot be delivered, or does not match its checksum, and the spool's errors.
         """
-        forms = self._forms(header)
+        owner = self._rules.owner_of_imported(header.tenant, header.agent_id, header.key)
+        forms = self._forms(header, owner)
         staged = self._staging.begin()
         try:
             documents, digests = [], []
             for document in header.documents:
                 body = await self._document(document, source, staged)
-                left = await self._redacted(body, header)
+                left = await self._redacted(body, owner)
                 documents.append(memoryview(body.data) if left is None else left)
                 digests.append(bytes.fromhex(document.sha256) if left is None else await self._digest(left))
             fragments: dict[Fragment, Sequence[Buffer]] = {}
             for form, text in zip(forms, documents, strict=True):
                 fragments |= _fragments(form, text)
             digest = sha256(b"".join(digests)).digest()
-            accepted = await self._store.accept(self._record(header, forms, documents, fragments, digest))
+            accepted = await self._store.accept(self._record(header, owner, forms, documents, fragments, digest))
         finally:
             staged.discard()
         return ImportResult(record_id=accepted.uid, duplicate=accepted.duplicate)
 
-    def _forms(self, header: ImportHeader) -> list[Form]:
+    def _forms(self, header: ImportHeader, owner: Owner) -> list[Form]:
         """The forms of the documents, if the destination accepts them."""
         accepts = self._destinations.get(header.to)
         if accepts is None:
@@ -80,7 +95,7 @@ class DeadLetterImporter:
         words = [document.form for document in header.documents]
         wrong = [word for word in words if word == Form.NOTICE or word not in {form.value for form in accepts.forms}]
         alone = len(words) == 1 or (Form.WHOLE not in words and len(set(words)) == len(words))
-        if self._store.is_erased(header.call_id, principal_of(None, header.key), header.agent_id):
+        if self._store.is_erased(header.call_id, owner.principal, header.agent_id):
             raise BadSelection("the call was erased by order; `erasure.later_posts` says for how long it stays so")
         if not words or wrong or not alone or not header.call_id or not header.record_id:
             given = ", ".join(words) or "nothing"
@@ -107,10 +122,10 @@ class DeadLetterImporter:
         await workers.run(_unpack, packed, plain)
         return Body(await workers.run(plain.map), None, staged, plain)
 
-    async def _redacted(self, document: Body, header: ImportHeader) -> memoryview | None:
+    async def _redacted(self, document: Body, owner: Owner) -> memoryview | None:
         """What the rules leave of a document; None where there are none for it."""
         try:
-            return await self._redact(document, header.agent_id, header.key)
+            return await self._rules.redacted(document, owner.tenant)
         except CallLogError as error:
             raise BadSelection(f"it cannot be redacted as the configuration has it: {error.message}") from error
 
@@ -121,6 +136,7 @@ class DeadLetterImporter:
     def _record(
         self,
         header: ImportHeader,
+        owner: Owner,
         forms: Sequence[Form],
         documents: Sequence[memoryview],
         fragments: Mapping[Fragment, Sequence[Buffer]],
@@ -134,14 +150,15 @@ class DeadLetterImporter:
             environment=header.environment,
             digest=digest,
             raw_bytes=sum(len(piece) for pieces in fragments.values() for piece in pieces),
-            token=header.key,
+            token=self._rules.key_for(owner.tenant, header.key),
             fragments=fragments,
             deliveries=tuple(
                 NewDelivery(header.to, form, _lane(form, len(document)), ordered)
                 for form, document in zip(forms, documents, strict=True)
             ),
             origin=header.record_id,
-            principal=principal_of(None, header.key),
+            tenant=owner.tenant,
+            principal=owner.principal,
             via=via_text(gateways_in([header.via or ""])),
         )
 

@@ -308,7 +308,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
         intake=server,
         intake_parts=parts,
         throttle=throttle,
-        delivery_admin=DeliveryAdmin(spool, parts.staging, dispatcher, accepted, system_clock, parts.acceptor.redacted),
+        delivery_admin=DeliveryAdmin(spool, parts.staging, dispatcher, accepted, system_clock, parts.acceptor),
         tenant_admin=None if tenants is None else TenantAdmin(spool, tenants),
         call_eraser=call_eraser,
         outboxes=outboxes,

@@ -21,6 +21,7 @@ from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.calls import LiveEntry
+from gateway.intake.accept import Owner
 from gateway.intake.memory import Body
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
@@ -30,7 +31,18 @@ from gateway.operations.service import DeliveryAdmin
 from gateway.operations.tenants import TenantAdmin
 from gateway.sdk_outbox.model import OutboxState, OutboxStatus
 from spool.errors import SpoolError
-from spool.records import DeadLetter, Delivery, DeliveryState, Form, Fragment, Lane, NewDelivery, Record, StoredFragment
+from spool.records import (
+    DeadLetter,
+    Delivery,
+    DeliveryState,
+    Form,
+    Fragment,
+    Lane,
+    NewDelivery,
+    Record,
+    StoredFragment,
+    principal_of,
+)
 from spool.stats import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
 from spool.store import Spool
 from tests.spool.spool_parts import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
@@ -288,8 +300,17 @@ TAKES = {
 }
 
 
-async def without_rules(_body: Body, _agent_id: str | None, _key: str | None) -> None:
-    """Nothing is redacted."""
+class WithoutRules:
+    """Nothing is redacted, and there are no tenants."""
+
+    def owner_of_imported(self, _tenant: str | None, _agent_id: str | None, key: str | None) -> Owner:
+        return Owner(None, principal_of(None, key))
+
+    def key_for(self, _tenant: str | None, agents_key: str | None) -> str | None:
+        return agents_key
+
+    async def redacted(self, _body: Body, _tenant: str | None) -> None:
+        return None
 
 
 class SpoolAdmin:
@@ -299,7 +320,7 @@ class SpoolAdmin:
         self.spool = spool
         self.clock = clock
         self.dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers(Metrics(), RecentEvents(clock)))
-        self.delivery_admin = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock, without_rules)
+        self.delivery_admin = DeliveryAdmin(spool, staging, self.dispatcher, TAKES, clock, WithoutRules())
         self.app = AdminFigures(delivery_admin=self.delivery_admin).app
 
     async def buried(

@@ -209,7 +209,7 @@ async def test_what_is_imported_is_redacted(tmp_path: Path, size: int) -> None:
     }
     async with running(tmp_path, redactions=Redactions(RULES)) as world:
         takes = {"endpoint": Accepts(frozenset(Form), ordered=True)}
-        importer = DeadLetterImporter(world.spool, world.intake.staging, takes, world.intake.acceptor.redacted)
+        importer = DeadLetterImporter(world.spool, world.intake.staging, takes, world.intake.acceptor)
         packed = {form: encode(document) for form, document in documents.items()}
         header = ImportHeader(
             to="endpoint", record_id="gone-1", call_id="c1", agent_id=None, event="call_ended", environment=None,

@@ -13,7 +13,7 @@ PRIVACY_BUGS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     (
         "imported dead letters are stored as they were exported",
         "gateway/operations/transfer.py",
-        "            return await self._redact(document, header.agent_id, header.key)\n",
+        "            return await self._rules.redacted(document, owner.tenant)\n",
         "            return None\n",
         ("tests/intake/test_redaction.py::test_what_is_imported_is_redacted",),
     ),
