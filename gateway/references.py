@@ -95,8 +95,10 @@ class ReferenceReader:
             raise ReferenceFailure(RetryLater(reason, give_up_after_seconds=MISSING_SECONDS)) from error
         except S3Failure as error:
             raise ReferenceFailure(error.outcome) from error
-        except (CallLogError, Rejection) as error:
+        except CallLogError as error:
             raise ReferenceFailure(Refused(f"{_named(bucket, key)}: {error.message}")) from error
+        except Rejection as error:
+            raise ReferenceFailure(outcome_of(error, f"{_named(bucket, key)}: ")) from error
         except BudgetExhausted as error:
             raise ReferenceFailure(RetryLater(str(error))) from error
 
@@ -136,7 +138,7 @@ class ReferenceUploader:
         except ReferenceFailure as failure:
             return failure.outcome
         except Rejection as rejection:
-            return Refused(rejection.message)
+            return outcome_of(rejection)
         except SpoolError as error:
             return RetryLater(f"the spool cannot take the object now: {error}", Scope.DESTINATION)
         except OSError as error:
@@ -146,6 +148,13 @@ class ReferenceUploader:
     async def close(self) -> None:
         """Close the connections to the bucket."""
         await self._reader.close()
+
+
+def outcome_of(rejection: Rejection, before: str = "") -> Outcome:
+    """What it means for a delivery that what was made of it is rejected, as a post of it would be."""
+    if rejection.retry_after is None:
+        return Refused(before + rejection.message)
+    return RetryLater(before + rejection.message, after_seconds=rejection.retry_after)
 
 
 def _named(bucket: str, key: str) -> str:
