@@ -183,10 +183,13 @@ class CallEraser:
     def __init__(
         self, spool: Spool, dispatcher: Dispatcher, uploaders: Mapping[str, Uploader | Eraser],
         stores: Mapping[str, Store], pipeline: "Pipeline | None",
-        hearers: Sequence[Callable[[Collection[OwnedCall]], None]], tenants: TenantTable | None,
-        principal_of_agent: Callable[[str, str | None, str | None], str], country: str | None,
+        kept_in_stores: Collection[str], hearers: Sequence[Callable[[Collection[OwnedCall]], None]],
+        tenants: TenantTable | None, principal_of_agent: Callable[[str, str | None, str | None], str],
+        country: str | None,
     ) -> None:  # fmt: skip
-        """`hearers` hear of the calls: spans are not to become call logs any more, and no event is to name one.
+        """`kept_in_stores` names the destinations that keep in the stores what they make, and nothing elsewhere.
+
+        `hearers` hear of the calls: spans are not to become call logs any more, and no event is to name one.
 
         `principal_of_agent` is the acceptor's; `country` holds for numbers without a country's code.
         """
@@ -197,6 +200,7 @@ class CallEraser:
         self._uploaders = uploaders
         self._stores = stores
         self._pipeline = pipeline
+        self._erased_here = {*stores, *kept_in_stores}
         self._hearers = hearers
         self._tenants = tenants
         self._country = country
@@ -437,7 +441,7 @@ class CallEraser:
         return [
             ErasedPlace(name, {"delivered": count}, "what was delivered there is for its owner to erase")
             for name, count in given.items()
-            if name not in self._stores and not isinstance(self._uploaders.get(name), Eraser)
+            if name not in self._erased_here and not isinstance(self._uploaders.get(name), Eraser)
         ]
 
     def _quarantine_places(self, *, dry_run: bool) -> list[ErasedPlace]:

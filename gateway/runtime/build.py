@@ -297,6 +297,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
         {**{name: plan.uploader for name, plan in plans.items()}, **recordings.erasers},
         context.stores,
         pipeline,
+        {REFERENCES_NAME, *(each.name for each in destinations if isinstance(each, PipelineDestination))},
         (traces.assembler.erased, observers.events.forget),
         tenants,
         parts.acceptor.principal_of_agent,

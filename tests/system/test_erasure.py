@@ -26,7 +26,9 @@ LARGE = 6_000_000
 
 
 @asynccontextmanager
-async def a_gateway(folder: Path, *, later_posts: str = "refuse") -> AsyncIterator[tuple[GatewayProcess, Endpoint]]:
+async def a_gateway(
+    folder: Path, *, later_posts: str = "refuse", more: str = ""
+) -> AsyncIterator[tuple[GatewayProcess, Endpoint]]:
     """One that keeps calls in a store and in files, and whose endpoint refuses all of them."""
     async with Endpoint(fault=Fault("status", 400)) as endpoint:
         folder.mkdir(exist_ok=True)
@@ -46,6 +48,7 @@ async def a_gateway(folder: Path, *, later_posts: str = "refuse") -> AsyncIterat
             name = "calls"
             type = "sqlite"
             path = "{folder / "store" / "calls.db"}"
+            {more}
         """
         async with GatewayProcess(folder / "gateway", settings=settings) as gateway:
             yield gateway, endpoint
@@ -114,9 +117,9 @@ def place(report: Any, name: str) -> Any:
 
 @pytest.mark.slow
 async def test_after_an_erasure_no_byte_of_the_caller_is_left(tmp_path: Path) -> None:
-    """Small and large call logs, delivered, dead and open ones, turns of a call that goes on, an export: all of one
-    caller is gone from every file, and all of the others is there."""
-    async with a_gateway(tmp_path) as (gateway, _):
+    """Small and large call logs, delivered, dead and open ones, turns of a call that goes on, what a pipeline made, an
+    export: all of one caller is gone from every file, and all of the others is there."""
+    async with a_gateway(tmp_path, more='[[destinations]]\nname = "words"\ntype = "pipeline"') as (gateway, _):
         for call_id in ("gone-1", "gone-2", "stay-1"):
             number = NUMBER if call_id.startswith("gone") else "+15550100111"
             start = call_log(call_id, event="call_started", number=number)
