@@ -14,6 +14,7 @@ from gateway.cli.output import as_json, complain, json_option, output, plain, pr
 from gateway.formatting import count_text, counted
 from gateway.operations.erasure import (
     ErasedPlace,
+    ErasureFailed,
     ErasureLine,
     ErasureOrder,
     ErasureProgress,
@@ -26,6 +27,7 @@ from spool.payload.frames import decode_stream
 from uploaders.phone_numbers import PhoneNumberMatcher
 from uploaders.stores.parts import read_head
 
+_AGAIN = "Run it again: that finishes what was begun."
 _decode_line = msgspec.json.Decoder(ErasureLine).decode
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
@@ -71,10 +73,13 @@ def erase(
             line = _decode_line(raw)
             if isinstance(line, ErasureProgress):
                 tell(line.what, line.done, line.total)
+            elif isinstance(line, ErasureFailed):
+                complain(f"The erasure failed: {line.reason}.", hint=_AGAIN)
+                raise SystemExit(Exit.FAILED)
             else:
                 report = line
     if report is None:
-        complain("The gateway stopped before the end.", hint="Run it again: that finishes what was begun.")
+        complain("The gateway stopped before the end.", hint=_AGAIN)
         raise SystemExit(Exit.FAILED)
     if exports:
         places = [_erase_export(directory, order, report) for directory in exports]

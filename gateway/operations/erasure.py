@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -122,7 +123,13 @@ class ErasureReport(msgspec.Struct, frozen=True, tag="report"):
         return all(place.unreached is None for place in self.places)
 
 
-ErasureLine = ErasureProgress | ErasureReport
+class ErasureFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """Why it did not come to its end; the next order finishes what was begun."""
+
+    reason: str
+
+
+ErasureLine = ErasureProgress | ErasureReport | ErasureFailed
 
 
 async def forget_made(store: Store, pipeline: "Pipeline | None", keys: Sequence[CallKey]) -> str | None:
@@ -218,7 +225,16 @@ class CallEraser:
         self._matcher(order)
 
     async def carry_out(self, order: ErasureOrder) -> AsyncGenerator[ErasureLine, None]:
-        """Do it, saying how far it is; the report comes last. Raises `SpoolError`."""
+        """Do it, saying how far it is; the report comes last, or why there is none."""
+        try:
+            async with aclosing(self._lines(order)) as lines:
+                async for line in lines:
+                    yield line
+        except (SpoolError, StoreError, OSError) as error:
+            _log.error("erasure_failed", reason=redact(str(error)))
+            yield ErasureFailed(redact(str(error)))
+
+    async def _lines(self, order: ErasureOrder) -> AsyncGenerator[ErasureLine, None]:
         async with self._one_at_a_time:
             yield ErasureProgress("looking for the calls", 0, 0)
             matcher = self._matcher(order)
