@@ -1,5 +1,6 @@
 """What the embedded store does besides what every store does."""
 
+import asyncio
 import json
 import random
 import sqlite3
@@ -64,6 +65,20 @@ async def test_a_directory_that_cannot_be_made_may_be_there_later(tmp_path: Path
         await store.write([part_of(PartKind.START)])
     blocked.unlink()
     assert (await store.write([part_of(PartKind.START)])).new
+    await store.close()
+
+
+async def test_a_new_file_that_another_process_is_making_is_waited_for(tmp_path: Path) -> None:
+    """A receiver and a worker that start together both find the store open, though one has the file's lock first."""
+    store = SqliteStore(tmp_path / "calls.db", lambda: 0, RULE)
+    with closing(sqlite3.connect(tmp_path / "calls.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        opening = asyncio.create_task(store.open())
+        done, _ = await asyncio.wait([opening], timeout=0.1)
+        assert not done
+        other.execute("ROLLBACK")
+    await opening
+    assert await store.write([part_of(PartKind.START)]) == Written({PartKind.START: 1})
     await store.close()
 
 

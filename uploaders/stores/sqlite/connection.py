@@ -53,6 +53,21 @@ class Connection:
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
 
+    def write_ahead(self) -> None:
+        """Give the file a write-ahead log, for good.
+
+        Where another process is about to do the same, SQLite fails at once, whatever its busy time-out is.
+        """
+        deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
+        while True:
+            try:
+                self.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
+
     def disconnect(self) -> None:
         """Close the file, if it is open."""
         if self._connection is not None:

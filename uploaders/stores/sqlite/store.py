@@ -360,7 +360,7 @@ class SqliteStore(DeletesCalls):
             writing.connect(self._path)
         try:
             _check_it_is_ours(writing, self._path)
-            writing.execute("PRAGMA journal_mode = WAL")
+            writing.write_ahead()
             writing.execute("PRAGMA synchronous = FULL")
             # Debian compiles secure_delete on: deleting a detail would write all of it once more.
             writing.execute("PRAGMA secure_delete = FAST")
