@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.calllog.errors import CallLogError, Fault
+from gateway.calllog.summary import END_OF_TIMES, read_moment
 from gateway.calllog.toplevel import Member, Scratch, Slice, TopLevel, buffers, is_literal, scan
 from spool.records import NO_OUTLINE, Buffer, Outline
 
@@ -149,7 +150,7 @@ def _event(values: Mapping[str, msgspec.Raw]) -> str:
 
 _TIME_OF_EVENT: Final = {"call_started": "call_started_at", "call_ended": "call_ended_at"}
 _LONGEST_MOMENT: Final = 64
-_LATEST_MOMENT: Final = 1 << 53
+_LATEST_MOMENT: Final = END_OF_TIMES * 1000 - 1
 _decode_moment = msgspec.json.Decoder(str | int | float | None).decode
 
 
@@ -158,18 +159,17 @@ def _happened_at(event: str, values: Mapping[str, msgspec.Raw]) -> int | None:
 
 
 def moment_of(raw: msgspec.Raw | None) -> int | None:
-    """A time in milliseconds, by ISO 8601 or a Unix number in seconds; None for what is none.
+    """A time in milliseconds, as `read_moment` reads it; None for what is none.
 
     One without an offset counts as UTC: it is compared with those of the same sender only.
     """
     if raw is None or len(memoryview(raw)) > _LONGEST_MOMENT:
         return None
     try:
-        value = _decode_moment(raw)
-        if isinstance(value, str):
-            at = datetime.fromisoformat(value)
-            value = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-        return None if value is None else min(max(round(value * 1000), 0), _LATEST_MOMENT)
+        at = read_moment(_decode_moment(raw))
+        if isinstance(at, datetime):
+            at = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        return None if at is None else min(max(round(at * 1000), 0), _LATEST_MOMENT)
     except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
         return None
 

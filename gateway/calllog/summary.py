@@ -290,6 +290,8 @@ _SECONDS_DIGITS: Final = 6
 _SMALLEST_MILLISECONDS: Final = 1e11
 """In milliseconds this is March 1973: no call is older."""
 _is_unix_text: Final = re.compile(r"[0-9]{9,19}(?:\.[0-9]+)?").fullmatch
+END_OF_TIMES: Final = 253_402_300_800
+"""The year 10000, in seconds since the Unix epoch: ISO 8601 and Python have no date for it."""
 _MILLISECONDS_DIGITS: Final = 3
 _OTHER: Final = "other"
 """What a span without an operation type is counted as, and what comes after too many different ones."""
@@ -372,7 +374,7 @@ def duration_between(started_at: object, ended_at: object) -> float | None:
     or unreadable, when the end is before the start, and where the agent's zone, which is not known here, would decide:
     when only one time names its offset from UTC, or none does and the clocks of this machine's zone changed in between.
     """
-    started, ended = _moment(started_at), _moment(ended_at)
+    started, ended = read_moment(started_at), read_moment(ended_at)
     if isinstance(started, datetime) and isinstance(ended, datetime):
         if (started.tzinfo is None) != (ended.tzinfo is None):
             return None
@@ -387,11 +389,16 @@ def duration_between(started_at: object, ended_at: object) -> float | None:
 
 
 def unix_of(moment: object) -> float | None:
-    """A time as seconds since the Unix epoch; None where it is none, or does not say its zone."""
-    return _unix(_moment(moment))
+    """A time as seconds since the Unix epoch; None where it is none, or does not say its zone.
+
+    What lies before 1970 or behind 9999 is none: it has no date that could be shown.
+    """
+    at = _unix(read_moment(moment))
+    return at if at is not None and 0 <= at < END_OF_TIMES else None
 
 
-def _moment(value: object) -> datetime | float | None:
+def read_moment(value: object) -> datetime | float | None:
+    """What an ISO 8601 string says, or the Unix seconds of a number or its text, whatever unit it counts."""
     if isinstance(value, str):
         if _is_unix_text(value):
             return _seconds(float(value))

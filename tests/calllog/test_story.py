@@ -60,6 +60,14 @@ def test_nothing_that_an_agent_writes_breaks_it(document: bytes) -> None:
     assert story is None or len(story.spans) == story.spans_in_all
 
 
+@pytest.mark.parametrize("began", [b"-1e15", b"-1", b'"0001-01-01T00:00:00+14:00"', b'"9999-12-31T23:59:59-14:00"'])
+def test_a_time_without_a_date_is_none(began: bytes) -> None:
+    """What lies before 1970 or behind 9999 cannot be shown, and is left out."""
+    story = story_of([b'{"call_started_at":%b,"call_ended_at":%b,"transcript_json":[]}' % (began, began)])
+    assert story is not None
+    assert (story.started_at, story.ended_at) == (None, None)
+
+
 def test_of_very_many_spans_the_longest_are_kept() -> None:
     """A bounded number, in their order, and those whose parent is left out have none; it takes little time."""
     spans = [

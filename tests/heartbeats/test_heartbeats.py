@@ -57,6 +57,26 @@ async def test_an_agent_that_falls_silent_gives_a_call_log_with_the_turns_so_far
         assert len(await calls.call_logs()) == 1, "it is said once"
 
 
+@pytest.mark.parametrize(
+    ("began", "expected"),
+    [
+        (1_699_999_990, "2023-11-14T22:13:10.000Z"),
+        (1_699_999_990_250, "2023-11-14T22:13:10.250Z"),
+        ("1699999990", "2023-11-14T22:13:10.000Z"),
+        ("9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.999Z"),
+    ],
+)
+async def test_a_call_began_when_its_agent_says_in_whatever_unit(
+    tmp_path: Path, began: int | str, expected: str
+) -> None:
+    """A JavaScript agent counts milliseconds; no time that it says keeps its call log from being made."""
+    async with watching(tmp_path) as calls:
+        assert (await calls.beat(body={"call_started_at": began})).status == 200
+        await calls.later(LOST_AFTER)
+        (log,) = await calls.call_logs()
+        assert log["call_started_at"] == expected
+
+
 async def test_heartbeats_keep_a_call_alive_however_slowly_they_come(tmp_path: Path) -> None:
     """One just before the time-out each time, for an hour."""
     async with watching(tmp_path) as calls:

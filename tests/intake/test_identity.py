@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.calllog.document import outline_of
 from gateway.calllog.document import parse as parse_document
 from spool.records import Delivered, Lane, principal_of
 from tests.intake.bodies import call_log
@@ -127,7 +128,10 @@ async def test_a_late_end_of_the_call_before_leaves_the_next_one_live(world: Run
         ("call_ended", {"call_started_at": 1, "call_ended_at": 2}, 2000),
         ("call_ended", {"call_started_at": 1}, None),
         ("recording", {"call_ended_at": 2}, None),
-        ("call_ended", {"call_ended_at": 1e300}, 1 << 53),
+        ("call_ended", {"call_ended_at": 1_769_860_800_250}, 1_769_860_800_250),
+        ("call_ended", {"call_ended_at": 1_769_860_800_250_000_000}, 1_769_860_800_250),
+        ("call_ended", {"call_ended_at": "1769860800"}, 1_769_860_800_000),
+        ("call_ended", {"call_ended_at": "9999-12-31T23:59:59-14:00"}, 253_402_300_799_999),
         ("call_ended", {"call_ended_at": -5}, 0),
         ("call_ended", {"call_ended_at": True}, None),
         ("call_ended", {"call_ended_at": "9" * 100}, None),
@@ -136,6 +140,17 @@ async def test_a_late_end_of_the_call_before_leaves_the_next_one_live(world: Run
 def test_the_time_of_an_event(event: str, fields: dict[str, Any], expected: int | None) -> None:
     """That of the start for a start, of the end for an end; whatever stands there refuses no call log."""
     assert parse_document(call_log(wcall_event=event, **fields)).happened_at == expected
+
+
+def test_a_list_shows_the_length_of_a_call_in_whatever_unit_its_times_are() -> None:
+    """Four minutes are four minutes, whether the agent counts seconds, milliseconds or writes dates."""
+    for began, ended in (
+        (1_769_860_800, 1_769_861_040),
+        (1_769_860_800_000, 1_769_861_040_000),
+        ("2026-01-31T12:00:00Z", 1_769_861_040_000),
+    ):
+        document = parse_document(call_log(wcall_event="call_ended", call_started_at=began, call_ended_at=ended))
+        assert outline_of(document).length_ms == 240_000
 
 
 async def test_a_repeated_put_is_a_duplicate_though_its_token_is_gone(world: RunningIntake) -> None:

@@ -164,6 +164,20 @@ async def test_a_page_that_asks_for_itself_reads_no_call_log(
     assert "my tooth hurts" not in again
 
 
+async def test_a_call_with_times_that_have_no_date_has_its_page(
+    admin: AskedSpoolAdmin, aiohttp_client: AiohttpClient
+) -> None:
+    """Agents write what they like; what was said is shown all the same."""
+    said = b'{"call_id": "call-1", "call_started_at": -1e15, "transcript_json": [{"role": "user", "content": "hello"}]}'
+    await admin.spool.accept(a_record("call-1", body=said))
+    world = AdminFigures(
+        calls={"call-1": await admin.spool.trace("call-1")}, delivery_admin=admin.delivery_admin, spool=admin.spool
+    )
+    client = await aiohttp_client(world.app)
+    client.session.headers.update(AUTHORIZED)
+    assert "hello" in await page_of(client, "/calls/call-1")
+
+
 async def test_settings_are_shown_with_where_they_came_from(aiohttp_client: AiohttpClient) -> None:
     """What was set stands first; a stranger sees none of it."""
     settings = (
