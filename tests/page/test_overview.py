@@ -159,12 +159,15 @@ async def test_a_browser_presents_a_token_once(aiohttp_client: AiohttpClient) ->
     assert not (await (await client.get("/api/status")).json())["complete"]
 
 
-@pytest.mark.parametrize("to", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb"])
+@pytest.mark.parametrize(
+    "to", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb", "//["]
+)
 async def test_signing_in_leads_nowhere_else(aiohttp_client: AiohttpClient, to: str) -> None:
     """Where it leads back to is a path of this listener, whatever a link says."""
     client = await aiohttp_client(AdminFigures(token="hush-hush-hush-hush").app)
     answer = await client.post("/sign-in", data={"token": "hush-hush-hush-hush", "to": to}, allow_redirects=False)
     assert answer.headers["Location"] == "/"
+    assert (await client.get("/sign-in", params={"to": to})).status == 200
 
 
 async def test_a_wrong_token_begins_no_session(aiohttp_client: AiohttpClient) -> None:

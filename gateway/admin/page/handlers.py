@@ -134,7 +134,10 @@ class PageHandlers:
 
 def _own_path(to: str) -> str:
     """A path of this listener: never the address of another."""
-    parts = urlsplit(to)
+    try:
+        parts = urlsplit(to)
+    except ValueError:  # half an IPv6 address
+        return "/"
     fine = not parts.scheme and not parts.netloc and to.startswith("/") and not to.startswith(("//", "/\\"))
     return to if fine and to.isprintable() else "/"
 
