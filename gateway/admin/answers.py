@@ -54,11 +54,15 @@ async def streamed(
 ) -> web.StreamResponse:
     """A document, a block at a time, of which the first one is there: what fails after it breaks the answer off.
 
-    There is no way to answer anything else then, and whoever reads it has to see that it is not whole.
+    There is no way to answer anything else then, and whoever reads it has to see that it is not whole. To HEAD nothing
+    is written but the headers: a body would be taken for the answer to the next request of the connection.
     """
     response = web.StreamResponse(headers={"Content-Type": "application/json", **headers})
     with suppress(ConnectionError):  # whoever asked has heard enough
         await response.prepare(request)
+        if request.method == "HEAD":
+            await response.write_eof()
+            return response
         try:
             await response.write(first)
             async for block in blocks:

@@ -69,6 +69,25 @@ async def test_a_detail_comes_back_byte_for_byte(client: Any) -> None:
     assert await answer.read() == EXACT
 
 
+@pytest.mark.parametrize("what", ["detail", "log"])
+async def test_head_has_no_body(client: Any, what: str) -> None:
+    """It would be taken for the answer to the next request of the connection."""
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = f"HEAD /api/calls/c1/{what} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer hush\r\n"
+    writer.write(f"{head}Connection: close\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n")
+    assert answer.count(b"\r\n\r\n") == 1
+
+
+async def test_events_have_no_head(client: Any) -> None:
+    """Nobody waits for the headers of a stream without an end."""
+    assert (await client.head("/api/events")).status == 405
+
+
 async def test_a_call_in_one_piece_is_its_own_detail(client: Any) -> None:
     """Who asks for the detail of a small call log gets that; of a call that has only begun, a reason."""
     assert json.loads(await (await client.get("/api/calls/whole/detail")).read())["note"] == 1.10

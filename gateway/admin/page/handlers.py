@@ -63,7 +63,7 @@ class PageHandlers:
         app.router.add_post("/sign-in", self.sign_in)
         app.router.add_post("/sign-out", self.sign_out)
         add_get("/assets/{name}", self.asset)
-        add_get("/api/events", self.events)
+        add_get("/api/events", self.events, allow_head=False)
         app.on_shutdown.append(self._followers.end)
 
     async def overview(self, _request: web.Request, frame: Frame) -> Page:
