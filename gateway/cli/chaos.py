@@ -14,7 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from config.destinations import HttpDestination, PresignedSettings, RetrySettings, TokenMode
-from config.settings import Settings, WhispeySettings
+from config.settings import AuditSettings, Settings, TracesSettings, WhispeySettings
+from config.sources import WebhookSettings
 from config.values import KIB, MIB, ListenAddress
 from gateway.cli import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gateway.chaos.oracle import Notes
 
 
+_IN_PLAIN = {"tls_cert_file": None, "tls_key_file": None, "tls_client_ca_file": None}
+"""The test itself posts and asks, on this machine."""
 LONGEST_RETRY_SECONDS = 2.0
 """The operator's own patience would make a check last for hours."""
 SPOOL_BYTES = 48 * MIB
@@ -54,8 +57,8 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
     """Test these settings by fault injection, and report what was lost.
 
     A second gateway is killed at random, cut off from its endpoint, and filled up. It delivers to an endpoint of the
-    test: your destinations, spool and outboxes are not touched. Everything happens in a new directory beside the spool,
-    and on 127.0.0.1.
+    test: your destinations, spool, outboxes, tenants and audit log are not touched, and no webhook is taken. Everything
+    happens in a new directory beside the spool, and on 127.0.0.1.
     """
     # The other commands start without loading the gateway.
     from gateway.chaos.harness import GatewayFailed, Plan  # noqa: PLC0415  # see above
@@ -108,10 +111,18 @@ async def _check(settings: Settings, folder: Path, plan: "Plan", notes: "Notes")
 def settings_under_test(
     settings: Settings, folder: Path, url: str, intake: ListenAddress, admin: ListenAddress
 ) -> Settings:
-    """The operator's settings, but with a spool, addresses, and one endpoint of the check's own."""
+    """The operator's settings, but with a spool, addresses, and one endpoint of the check's own.
+
+    What would come in by another way is left to the operator's gateway: the spool of the check is thrown away.
+    """
     changed: dict[str, object] = {
-        "intake": settings.intake.model_copy(update={"listen": intake}),
-        "admin": settings.admin.model_copy(update={"listen": admin, "token": ()}),
+        "intake": settings.intake.model_copy(update={"listen": intake, **_IN_PLAIN}),
+        "admin": settings.admin.model_copy(update={"listen": admin, "token": (), **_IN_PLAIN}),
+        "audit": AuditSettings(),
+        "traces": TracesSettings(),
+        "webhooks": WebhookSettings(),
+        "sources": (),
+        "tenants": {},
         "spool": settings.spool.model_copy(
             update={"dir": folder / "spool", "max_bytes": SPOOL_BYTES, "reserve_for_cores": None, "expire_after": None}
         ),

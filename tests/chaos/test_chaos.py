@@ -31,15 +31,29 @@ encoding = "zstd"
 
 
 def test_nothing_of_the_operators_is_touched(tmp_path: Path) -> None:
-    """Spool, addresses, destinations and outboxes are the check's own; what else there is stays."""
+    """Spool, addresses, destinations and ways in are the check's own; what else there is stays."""
     files = FileDestination(name="files", type="file", path=tmp_path / "delivered")
-    settings = Settings(destinations=(files,))
+    tls = {"tls_cert_file": tmp_path / "cert.pem", "tls_key_file": tmp_path / "key.pem"}
+    settings = Settings.model_validate(
+        {
+            "intake": tls,
+            "admin": tls,
+            "audit": {"file": tmp_path / "audit.log"},
+            "traces": {"endpoint": "http://127.0.0.1:4318"},
+            "webhooks": {"listen": "0.0.0.0:9000"},
+            "destinations": (files,),
+            "tenants": {"acme": {"agents": ["a"], "destinations": ["files"]}},
+        }
+    )
     intake, admin = free_port(), free_port()
     changed = settings_under_test(settings, tmp_path / "chaos", "http://127.0.0.1:1/send-call-log", intake, admin)
     assert changed.spool.dir == tmp_path / "chaos" / "spool"
     assert (changed.intake.listen, changed.admin.listen) == (intake, admin)
     assert [one.type for one in changed.destinations] == ["http"]
     assert changed.whispey.outbox == ()
+    assert changed.webhooks.listen is None, "a webhook that it took would be thrown away with its spool"
+    assert (changed.audit.file, changed.traces.endpoint, changed.tenants) == (None, None, {})
+    assert (changed.intake.tls_cert_file, changed.admin.tls_cert_file) == (None, None), "it is asked without TLS"
     assert changed.split == settings.split
 
 
