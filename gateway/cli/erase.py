@@ -1,6 +1,5 @@
 """`callspool erase`: takes all of a call, a caller or an agent out of wherever a gateway reaches."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from gateway.operations.erasure import (
 from gateway.operations.schemas import DOCUMENTS, INDEX, SEALED_SUFFIX, DeadLetter
 from spool.errors import SpoolError
 from spool.payload.frames import decode_stream
+from uploaders.durable_file import DurableFile, sync_directory
 from uploaders.phone_numbers import PhoneNumberMatcher
 from uploaders.stores.parts import read_head
 
@@ -102,12 +102,15 @@ def _erase_export(directory: Path, order: ErasureOrder, report: ErasureReport) -
                 if letter.file is not None:
                     (directory / DOCUMENTS / Path(letter.file).name).unlink(missing_ok=True)
             kept = [line for line, letter in zip(lines, letters, strict=True) if letter not in gone]
-            written = directory / f".{INDEX}.partial"
-            with written.open("wb") as index:
-                index.writelines([header, *kept])
-                index.flush()
-                os.fsync(index.fileno())
-            written.replace(directory / INDEX)
+            if (directory / DOCUMENTS).is_dir():
+                sync_directory(directory / DOCUMENTS)
+            index = DurableFile(directory, directory / INDEX)
+            try:
+                index.open()
+                index.write(b"".join([header, *kept]))
+                index.commit()
+            finally:
+                index.discard()
     except (OSError, ValueError, msgspec.MsgspecError, SpoolError) as error:
         return ErasedPlace(place, {}, f"it cannot be read or changed: {error}")
     return ErasedPlace(place, {"documents": len(gone)} if gone else {}, unsearched=unsearched)

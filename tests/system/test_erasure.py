@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 from bench.endpoint import Endpoint, Fault
+from gateway.operations.schemas import INDEX
 from spool.directory import IMPORTED_NAME, QUARANTINE_PREFIX, fingerprint
 from tests.system import preloaded
 from tests.system.gateway_process import GatewayProcess, Reply
@@ -346,6 +347,7 @@ async def test_an_export_is_searched_for_the_number_although_the_gateway_knows_i
         assert (await erased(gateway, "--call-id", "gone-1"))["complete"]
         report = await erased(gateway, "--phone", "tel:+1-555-010-0999", "--exports", str(export))
         assert place(report, f"export {export}")["found"] == {"documents": 1}
+        assert (export / INDEX).stat().st_mode & 0o777 == 0o600, "it names callers, as it did before"
         assert words_in(tmp_path, f"{SAID} gone".encode()) == []
         assert {Path(name).parts[0] for name in words_in(tmp_path, f"{SAID} stay".encode())} >= {"export", "store"}
 
