@@ -77,7 +77,10 @@ class _Notes(msgspec.Struct):
 
 
 class History:
-    """The history of one gateway: in memory, and in its files once it was opened. For one thread at a time."""
+    """The history of one gateway: in memory, and in its files once it was opened.
+
+    Memory is for the event loop, which shows it; `write` alone is for another thread.
+    """
 
     def __init__(self) -> None:
         self.samples: deque[Sample] = deque(maxlen=MINUTES)
@@ -101,12 +104,10 @@ class History:
             self.events = tuple(notes.events)
 
     def add(self, sample: Sample) -> None:
-        """Keep a sample. Raises `OSError` where the file cannot be written; the sample is in memory all the same."""
+        """Keep a sample in memory."""
         while self.samples and self.samples[-1].minute >= sample.minute:  # the clock was set back
             self.samples.pop()
         self.samples.append(sample)
-        if self._directory is not None:
-            self._write_slot(self._directory / SAMPLES_NAME, sample)
 
     def note_destinations(self, down: Iterable[tuple[str, int, str]], now: int) -> None:
         """These destinations are down, each since when and why; all others are not."""
@@ -120,10 +121,17 @@ class History:
         if changed != list(self.outages):
             self.outages = deque(changed, maxlen=MOST_OUTAGES)
 
-    def save(self, events: Sequence[Note]) -> None:
-        """Write outages and events if they changed. Raises `OSError`."""
-        notes = msgspec.json.encode(_Notes(list(self.outages), list(events)))
-        if self._directory is None or notes == self._written:
+    def notes(self, events: Sequence[Note]) -> bytes:
+        """Outages and events, as they are written."""
+        return msgspec.json.encode(_Notes(list(self.outages), list(events)))
+
+    def write(self, sample: Sample | None, notes: bytes) -> None:
+        """Write a sample, and the notes if they changed. Raises `OSError`."""
+        if self._directory is None:
+            return
+        if sample is not None:
+            self._write_slot(self._directory / SAMPLES_NAME, sample)
+        if notes == self._written:
             return
         path = self._directory / NOTES_NAME
         beside = path.with_suffix(".new")
@@ -267,7 +275,8 @@ class Recorder:
         )
         self._histograms.append(self._metrics.pace_counts())
         self.note_destinations(destinations)
-        await asyncio.to_thread(self._write, sample)
+        self.history.add(sample)
+        await self._write(sample)
 
     def note_destinations(self, destinations: tuple[DestinationStatus, ...]) -> None:
         """Keep which destinations are down."""
@@ -303,9 +312,9 @@ class Recorder:
             disk_free_bytes=disk_free_bytes,
         )
 
-    def save(self) -> None:
+    async def save(self) -> None:
         """Write the notes, at the end."""
-        self._write(None)
+        await self._write(None)
 
     def _totals(self, stats: SpoolStats) -> _Totals:
         delivered = dict.fromkeys(Lane, 0)
@@ -313,11 +322,11 @@ class Recorder:
             delivered[lane] += counts.delivered
         return _Totals(self._metrics.accepted(), delivered[Lane.CORE], delivered[Lane.DETAIL])
 
-    def _write(self, sample: Sample | None) -> None:
+    async def _write(self, sample: Sample | None) -> None:
+        """What is written is gathered here: another thread would meet pages and events that come meanwhile."""
+        notes = self.history.notes([Note(*each) for each in self._events.kept()])
         try:
-            if sample is not None:
-                self.history.add(sample)
-            self.history.save([Note(*each) for each in self._events.kept()])
+            await asyncio.to_thread(self.history.write, sample, notes)
         except OSError as error:
             if not self._failing:
                 _log.warning("history_not_written", reason=str(error))

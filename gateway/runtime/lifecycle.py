@@ -218,7 +218,7 @@ class Gateway:
             return await (self._reopen_spool(app) if what == 1 else self._apply(app))
         finally:
             await beside.cancel()
-            await asyncio.to_thread(self._recorder.save)
+            await self._recorder.save()
 
     async def _reopen_spool(self, app: App) -> socket.socket | None:
         """End everything that uses the database, which accepts nothing any more, but keep agents waiting."""

@@ -193,12 +193,15 @@ def _fill_history(directory: Path) -> None:
         details += accepted * 2 // 5 if filling else 0
         used += 15_700_000 if filling else 0
         sent = 0 if filling else accepted * 2 // 5
-        history.add(Sample(minute - back, accepted, core, sent, waiting, details, 3, used, details * 14_000_000))
+        sample = Sample(minute - back, accepted, core, sent, waiting, details, 3, used, details * 14_000_000)
+        history.add(sample)
+        history.write(sample, history.notes([]))
     history.outages.append(Outage("endpoint", now - 141 * 60_000, now - 136 * 60_000, "HTTP 503"))
-    history.save([
+    events = [
         Note(now - 141 * 60_000, "warning", "endpoint accepts no deliveries: HTTP 503, 5 in a row"),
         Note(now - 136 * 60_000, "info", "endpoint accepts deliveries again"),
-    ])  # fmt: skip
+    ]
+    history.write(None, history.notes(events))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +44,7 @@ def filled(folder: Path, minutes: range) -> History:
     history.open(folder, NOW)
     for minute in minutes:
         history.add(sample(minute))
+        history.write(sample(minute), history.notes([]))
     return history
 
 
@@ -58,7 +62,7 @@ def test_what_was_there_before_is_there_again(tmp_path: Path) -> None:
     """Samples, outages and events outlive a process that was killed; a minute without a gateway is missing."""
     history = filled(tmp_path, range(MINUTE - 5, MINUTE - 2))
     history.note_destinations([("endpoint", NOW - 400_000, "HTTP 503")], NOW - 300_000)
-    history.save([Note(NOW - 400_000, "warning", "endpoint is down")])
+    history.write(None, history.notes([Note(NOW - 400_000, "warning", "endpoint is down")]))
     after = History()
     after.open(tmp_path, NOW)
     after.open(tmp_path, NOW)
@@ -119,6 +123,26 @@ async def test_a_sample_counts_what_happened_in_its_minute(tmp_path: Path) -> No
     assert (second.core_waiting, second.detail_waiting, second.dead) == (10, 40, 2)
     assert [each.destination for each in recorder.history.outages] == ["endpoint"]
     assert read_history(tmp_path, clock[0])[1].outages[0].reason == ENDPOINT_DOWN.reason
+
+
+async def test_what_is_shown_changes_on_the_event_loop_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that reads the samples, and an event that comes meanwhile, meet no other thread: only files are its."""
+    events, here, threads = RecentEvents(lambda: NOW), threading.get_ident(), list[int]()
+    recorder = Recorder(Metrics(), events, lambda: NOW)
+    await recorder.open(tmp_path)
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            threads.append(threading.get_ident())
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(recorder.history, "add", noted(recorder.history.add))
+    monkeypatch.setattr(events, "kept", noted(events.kept))
+    await recorder.take(STATS, (ENDPOINT_DOWN,))
+    await recorder.save()
+    assert threads == [here] * 3
 
 
 async def test_a_directory_that_cannot_be_written_changes_nothing(
