@@ -4,6 +4,7 @@ Made of the whole call log, leniently: agents write what they like into their te
 type leaves itself out. Times are milliseconds from the start of the call.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -27,6 +28,9 @@ _SLOW: Final = 2.0
 _ERROR: Final = 2
 """OpenTelemetry's StatusCode.ERROR."""
 _LONGEST_FIELD: Final = 10_000
+_LONGEST_NS: Final = 2**63 - 1
+_LONGEST_MS: Final = 1e12
+"""What lasted longer, or less than nothing, was not measured."""
 _NULL: Final = Raw(b"null")
 
 
@@ -58,6 +62,11 @@ class _Said(Struct):
     tool_calls: Raw = _NULL
     otel_spans: Raw = _NULL
 
+    @property
+    def moment(self) -> float | None:
+        """In seconds, whatever unit it counts."""
+        return unix_of(self.timestamp)
+
 
 class _ToolCall(Struct):
     name: str | None = None
@@ -84,6 +93,11 @@ class _Captured(Struct):
     status: Raw = _NULL
     exceptions: Raw = _NULL
     attributes: Raw = _NULL
+
+    @property
+    def moment(self) -> float:
+        """When it began, in seconds; 0 where it does not say."""
+        return self.start_time_ns / 1e9 if self.start_time_ns and 0 < self.start_time_ns <= _LONGEST_NS else 0.0
 
 
 class _Usage(Struct):
@@ -227,8 +241,8 @@ def story_of(documents: Iterable[Buffer]) -> Story | None:
 def _first_moment(top: _Top, said: Sequence[_Said], captured: Sequence[_Captured]) -> float:
     """When the call began, in seconds; the earliest time that there is where it does not say."""
     known = unix_of(top.call_started_at)
-    times = [span.start_time_ns / 1e9 for span in captured if span.start_time_ns]
-    times += [turn.timestamp for turn in said if turn.timestamp]
+    times = [span.moment for span in captured if span.moment]
+    times += [turn.moment for turn in said if turn.moment]
     earliest = min(times, default=0.0)
     # A start that lies far from all that happened is that of something else.
     return known if known is not None and (not times or abs(earliest - known) < 3600) else earliest
@@ -238,14 +252,14 @@ def _turns(said: Sequence[_Said], started: float) -> list[Turn]:
     return [
         Turn(
             number,
-            None if turn.timestamp is None else max(0.0, (turn.timestamp - started) * 1000),
+            None if turn.moment is None else max(0.0, (turn.moment - started) * 1000),
             _text(turn.user_transcript),
             _text(turn.agent_response),
             _ms(read_object(_Eou, turn.eou_metrics).end_of_utterance_delay),
             _ms(read_object(_Llm, turn.llm_metrics).ttft),
             _ms(read_object(_Tts, turn.tts_metrics).ttfb),
             tuple(
-                (_text(call.name) or "tool", call.duration_ms)
+                (_text(call.name) or "tool", _measured(call.duration_ms))
                 for call in (read_list(_ToolCall, turn.tool_calls) or [])[:20]
             ),
         )
@@ -280,6 +294,10 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None or not 0 <= seconds < 3600 else seconds * 1000
 
 
+def _measured(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None or not 0 <= milliseconds <= _LONGEST_MS else milliseconds
+
+
 def _text(text: str | None) -> str:
     return (text or "")[:LONGEST_TEXT]
 
@@ -292,7 +310,7 @@ def _spans(captured: Sequence[_Captured], said: Sequence[_Said], started: float)
     places = {identity: place for place, identity in enumerate(identities) if identity}
     parents = [places.get(span.parent_span_id or "", -1) for span in captured]
     parents = [-1 if parent == place else parent for place, parent in enumerate(parents)]
-    starts = [((span.start_time_ns or 0) / 1e9 - started) * 1000 for span in captured]
+    starts = [(span.moment - started) * 1000 for span in captured]
     turns = _turns_of(captured, identities, parents, starts, said, started)
     return [
         Span(
@@ -300,7 +318,7 @@ def _spans(captured: Sequence[_Captured], said: Sequence[_Said], started: float)
             OPERATIONS.index(span.operation_type) if span.operation_type in OPERATIONS else len(OPERATIONS) - 1,
             parents[place],
             round(starts[place], 3),
-            round(max(0.0, span.duration_ms or 0.0), 3),
+            round(_measured(span.duration_ms) or 0.0, 3),
             turns[place],
             _fault(span),
         )
@@ -325,7 +343,7 @@ def _turns_of(
         if each.span_id
     }
     begun = sorted(start for span, start in zip(captured, starts, strict=True) if span.name == "user_turn")
-    spoken = [(turn.timestamp - started) * 1000 for turn in said if turn.timestamp is not None]
+    spoken = sorted((turn.moment - started) * 1000 for turn in said if turn.moment is not None)
     begins = begun if len(begun) == len(said) else spoken
     found: list[int | None] = [
         numbers.get(span.conversation_turn_id or "") or listed.get(identities[place])
@@ -348,7 +366,7 @@ def _settle(
     known = found[above] if above >= 0 else None
     for each in reversed(path):
         if known is None:
-            known = sum(begin <= starts[each] + 1 for begin in begins)
+            known = bisect_right(begins, starts[each] + 1)
         found[each] = known
         # Of the session are only spans that have no turn above them.
         known = known or None

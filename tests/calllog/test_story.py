@@ -68,6 +68,36 @@ def test_a_time_without_a_date_is_none(began: bytes) -> None:
     assert (story.started_at, story.ended_at) == (None, None)
 
 
+def test_turns_lie_where_they_were_said_in_whatever_unit() -> None:
+    """A JavaScript agent counts milliseconds; what cannot be a time is left out."""
+    for unit in (1, 1000):
+        said = [{"user_transcript": "x", "timestamp": unit * (1_769_860_800 + after)} for after in (2, 9)]
+        log = {"call_started_at": 1_769_860_800 * unit, "transcript_with_metrics": said}
+        story = story_of([json.dumps(log).encode()])
+        assert story is not None
+        assert [turn.at for turn in story.turns] == [2000, 9000]
+    story = story_of([b'{"transcript_with_metrics":[{"timestamp":1e308,"tool_calls":[{"duration_ms":-1}]}]}'])
+    assert story is not None
+    assert (story.turns[0].at, story.turns[0].tools) == (0, (("tool", None),))
+    story = story_of(
+        [b'{"telemetry_data":{"session_traces":[{"start_time_ns":1%b,"duration_ms":1e308}]}}' % (400 * b"0")]
+    )
+    assert story is not None
+    assert (story.spans[0].start, story.spans[0].took) == (0, 0)
+
+
+def test_many_turns_and_many_spans_are_told_in_time() -> None:
+    """Each span finds its turn without a look at all turns: 8,000 of both took 5 s, and 100,000 many minutes."""
+    turns = [{"timestamp": number} for number in range(1, 8_001)]
+    spans = [{"name": "x", "start_time_ns": number * 10**9} for number in range(1, 8_001)]
+    document = json.dumps({"transcript_with_metrics": turns, "telemetry_data": {"session_traces": spans}}).encode()
+    began = time.process_time()
+    story = story_of([document])
+    assert story is not None
+    assert (story.spans_in_all, time.process_time() - began < 3) == (8_000, True)
+    assert [span.turn for span in story.spans[:3]] == [1, 2, 3]
+
+
 def test_of_very_many_spans_the_longest_are_kept() -> None:
     """A bounded number, in their order, and those whose parent is left out have none; it takes little time."""
     spans = [
