@@ -12,6 +12,7 @@ from aiohttp import web
 from gateway.admin.answers import HEADERS, answer, refused, streamed
 from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
+from gateway.calllog.shape import is_dense
 from gateway.calllog.story import Story, story_of
 from gateway.calls import MOST_CALLS, CallList, LiveList, document_of, entry_of
 from gateway.operations.transfer import plain
@@ -253,6 +254,8 @@ class CallLogs:
                 return None, f"Its payload cannot be read: {error}. Check the disk with `callspool fsck`."
             except SpoolError as error:
                 return None, f"The spool cannot be read at the moment: {error}."
+            if any(is_dense(each) for each in documents):
+                return None, "It holds too many values to be taken apart here: download it."
             story = await asyncio.to_thread(story_of, [each for each in documents if each])
         if story is None:
             return None, _gone(records)
