@@ -14,7 +14,7 @@ import structlog
 from gateway.calls import CALL_COMPLETE, complete_call_of
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.generated import NotAccepted, accept_generated, arrival_of
+from gateway.intake.generated import NotAccepted, accept_generated, arrival_of, result_or_error
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.responses import Rejection
 from spool.errors import SpoolError
@@ -44,6 +44,8 @@ class Announcer:
         self._acceptor = acceptor
         self._completed = completed
         self._failing = False
+        self._waiting: set[CallKey] = set()
+        """What could not be announced when all was tried last."""
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -58,18 +60,39 @@ class Announcer:
         while True:
             self._completed.clear()
             try:
-                while calls := await self._store.claim_completions(self._owner, CLAIM):
-                    for call in calls:
-                        await self._announce(call)
-                    await self._store.forget_completions(calls)
+                await self._announce_all()
                 self._failing = False
-            except (StoreError, SpoolError, BudgetExhausted, Rejection, OSError) as error:
+            except (StoreError, SpoolError, BudgetExhausted, OSError) as error:
                 if not self._failing:  # a store in trouble is reported by the deliveries to it, too
                     _log.warning("announcements_wait", reason=str(error), error=type(error).__name__)
                 self._failing = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_SECONDS):
                     await self._completed.wait()
+
+    async def _announce_all(self) -> None:
+        """Announce what is in the outbox; what cannot be announced now is passed over, up to a claim of it."""
+        waiting: set[CallKey] = set()
+        while len(waiting) < CLAIM:
+            claimed = await self._store.claim_completions(self._owner, CLAIM + len(waiting))
+            calls = [call for call in claimed if call not in waiting]
+            if not calls:
+                break
+            for call in calls:
+                failure = await result_or_error(self._announce(call))
+                if failure is not None:
+                    waiting.add(call)
+                    self._note(call, failure)
+            await self._store.forget_completions([call for call in calls if call not in waiting])
+        self._waiting = waiting
+
+    def _note(self, key: CallKey, failure: Exception) -> None:
+        if key in self._waiting:  # it is tried again every few seconds
+            return
+        if isinstance(failure, Rejection):
+            _log.warning("announcement_waits", call_id=key[1], reason=str(failure))
+        else:
+            _log.error("unexpected error with an announcement", call_id=key[1], exc_info=failure)
 
     async def _announce(self, key: CallKey) -> None:
         project, call_id = key

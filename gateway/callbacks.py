@@ -16,7 +16,7 @@ import structlog
 
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.generated import NotAccepted, accept_generated, arrival_of
+from gateway.intake.generated import NotAccepted, accept_generated, arrival_of, result_or_error
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.responses import Rejection
 from gateway.trace import instant
@@ -25,7 +25,7 @@ from spool.records import Clock
 from uploaders.pipeline.callback_words import day_begin, next_allowed
 from uploaders.pipeline.options import CallbackRule, TenantRule
 from uploaders.stores.pipeline import Callback, CallbackTables
-from uploaders.stores.store import StoreError
+from uploaders.stores.store import CallKey, StoreError
 from uploaders.tasks import Tasks
 
 CALLBACK_DUE: Final = "callback_due"
@@ -69,6 +69,8 @@ class CallbackScheduler:
         self._seen = (clock(), monotonic())
         self._distrusts_until = 0.0
         self._failing = False
+        self._waiting: set[CallKey] = set()
+        """What could not be fired when all was tried last."""
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -85,7 +87,7 @@ class CallbackScheduler:
                 if self.clock_is_sound():
                     await self.fire_due()
                 self._failing = False
-            except (StoreError, SpoolError, BudgetExhausted, Rejection, OSError) as error:
+            except (StoreError, SpoolError, BudgetExhausted, OSError) as error:
                 if not self._failing:
                     _log.warning("callbacks_wait", reason=str(error), error=type(error).__name__)
                 self._failing = True
@@ -104,12 +106,30 @@ class CallbackScheduler:
         return ticks >= self._distrusts_until
 
     async def fire_due(self) -> int:
-        """Fire what is due, and may be called now. Returns how many."""
-        fired = 0
-        while due := await self._tables.claim(self._owner, CLAIM):
+        """Fire what is due, and may be called now; what cannot be is passed over, up to a claim. Returns how many."""
+        fired, waiting = 0, set[CallKey]()
+        while len(waiting) < CLAIM:
+            claimed = await self._tables.claim(self._owner, CLAIM + len(waiting))
+            due = [callback for callback in claimed if (callback.project, callback.call_id) not in waiting]
+            if not due:
+                break
             for callback in due:
-                fired += await self._settle(callback)
+                outcome = await result_or_error(self._settle(callback))
+                if isinstance(outcome, Exception):
+                    waiting.add((callback.project, callback.call_id))
+                    self._note(callback, outcome)
+                else:
+                    fired += outcome
+        self._waiting = waiting
         return fired
+
+    def _note(self, callback: Callback, failure: Exception) -> None:
+        if (callback.project, callback.call_id) in self._waiting:  # it is tried again every second
+            return
+        if isinstance(failure, Rejection):
+            _log.warning("callback_waits", call_id=callback.call_id, reason=str(failure))
+        else:
+            _log.error("unexpected error with a callback", call_id=callback.call_id, exc_info=failure)
 
     async def _settle(self, callback: Callback) -> bool:
         """Whether it was fired: outside the hours, or above the limit of its number, it is moved."""

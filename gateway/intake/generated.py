@@ -3,17 +3,23 @@
 They pass what every post passes. Each has a name that says what it is about, and the spool accepts a name once.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from hashlib import sha256
+from typing import TypeVar
 
 import msgspec
 
 from gateway.calllog.errors import CallLogError
 from gateway.intake.accept import Acceptor, Arrival, Owner
 from gateway.intake.body_reader import BodyReader
+from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
-from gateway.intake.responses import Rejection
+from gateway.intake.responses import Rejection, translate
+from spool.errors import SpoolError
 from spool.records import Accepted, principal_of
+from uploaders.stores.store import StoreError
+
+T = TypeVar("T")
 
 
 class NotAccepted(Exception):
@@ -30,12 +36,24 @@ async def accept_generated(document: object, arrival: Arrival, bodies: BodyReade
             parsed = await acceptor.parse(body, arrival)
             assert isinstance(parsed, CallLog), "it has a call_id, and more"
             return await acceptor.accept(parsed, arrival)
-    except CallLogError as error:
-        raise NotAccepted(error.message) from error
-    except Rejection as error:
-        if error.retry_after is not None:
+    except (CallLogError, Rejection, SpoolError) as error:
+        rejection = translate(error)
+        if rejection is None or rejection.retry_after is not None:
             raise
-        raise NotAccepted(error.message) from error
+        raise NotAccepted(rejection.message) from error
+
+
+async def result_or_error(work: Awaitable[T]) -> T | Exception:
+    """What becomes of one thing of many: an error that is its own is returned, one that concerns all is raised.
+
+    Raises `StoreError`, `SpoolError`, `BudgetExhausted`, `OSError`.
+    """
+    try:
+        return await work
+    except (StoreError, SpoolError, BudgetExhausted, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001  # a defect that one of them meets must not keep the others waiting
+        return error
 
 
 async def _piece(document: bytes) -> AsyncIterator[bytes]:

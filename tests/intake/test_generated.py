@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.announcements import Announcer
 from gateway.calls import CALL_COMPLETE
+from gateway.intake.accept import Arrival
 from gateway.intake.body_reader import BodyLimits
 from gateway.intake.generated import NotAccepted, accept_generated, arrival_of
+from gateway.intake.memory import Body
+from gateway.intake.responses import Rejection
 from gateway.tenants import Tenant, TenantTable
 from spool.records import OwnedCall
 from tests.intake.running_intake import RunningIntake, running
@@ -44,6 +48,55 @@ async def test_a_call_that_was_erased_holds_up_no_announcement(world: RunningInt
         await announcer.stop()
     assert await world.spool.trace("erased") == ()
     assert (await world.only_record("kept")).record.event == CALL_COMPLETE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Rejection(503, "parse_worker_failed", "It failed.", "Later.", retry_after=10), ValueError("a defect")],
+    ids=["cannot be parsed now", "a defect"],
+)
+async def test_a_call_that_cannot_be_announced_now_holds_up_no_other(
+    world: RunningIntake, store: Store, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls after it are announced; it stays in the outbox, and is announced when that works."""
+    parse, works = world.intake.acceptor.parse, asyncio.Event()
+
+    async def fails(body: Body, arrival: Arrival) -> Any:
+        parsed = await parse(body, arrival)
+        if parsed.call_id == "erased" and not works.is_set():
+            raise error
+        return parsed
+
+    monkeypatch.setattr(world.intake.acceptor, "parse", fails)
+    completed = asyncio.Event()
+    announcer = Announcer(store, "me", world.intake.reader, world.intake.acceptor, completed)
+    announcer.start()
+
+    async def left() -> list[str]:
+        return [call_id for _, call_id in await store.claim_completions("me", 10)]
+
+    async def passed_over() -> bool:
+        return await left() == ["erased"]
+
+    async def announced() -> bool:
+        return await left() == []
+
+    try:
+        await until(passed_over, "the other call is announced")
+        assert (await world.only_record("kept")).record.event == CALL_COMPLETE
+        works.set()
+        completed.set()
+        await until(announced, "the outbox is empty")
+    finally:
+        await announcer.stop()
+    assert (await world.only_record("erased")).record.event == CALL_COMPLETE
+
+
+async def test_what_can_never_be_stored_is_refused_for_good(world: RunningIntake) -> None:
+    """As a post of it is; to try it again is of no use."""
+    arrival = replace(arrival_of("an event", "", "c"), trace_context="\ud800")
+    with pytest.raises(NotAccepted, match="lone surrogate"):
+        await accept_generated({"call_id": "c"}, arrival, world.intake.reader, world.intake.acceptor)
 
 
 @pytest.mark.parametrize("document", [{}, {"call_id": ""}], ids=["no id", "an empty id"])

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gateway.callbacks import DISTRUST_SECONDS, CallbackScheduler
+from gateway.intake.responses import Rejection
 from tests.pipeline.queued import done
 from tests.spool.spool_parts import Clock
 from uploaders.pipeline.options import CallbackRule, TenantRule
@@ -116,6 +117,33 @@ async def test_what_is_taken_away_after_it_was_claimed_is_not_fired(
     assert [each.state for each in await callbacks.find() if each.call_id == "c2"] == [
         "cancelled" if meanwhile == "cancelled" else "fired"
     ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Rejection(503, "parse_worker_failed", "It failed.", "Later.", retry_after=10), ValueError("a defect")],
+    ids=["cannot be parsed now", "a defect"],
+)
+async def test_one_that_cannot_be_fired_now_holds_up_no_other(
+    tables: PipelineTables, callbacks: CallbackTables, clock: Clock, error: Exception
+) -> None:
+    """Those that are due after it are fired; it waits, and is fired when that works."""
+    await want(tables, "c1", NOON - 1)
+    await want(tables, "c2", NOON, number="+1777")
+
+    class Failing(Scheduler):
+        async def _accept(self, callback: Callback) -> str | None:
+            if callback.call_id == "c1" and not works:
+                raise error
+            return await super()._accept(callback)
+
+    works: list[bool] = []
+    clock.now = NOON
+    failing = Failing(callbacks, clock)
+    assert [await failing.fire_due(), await failing.fire_due()] == [1, 0]
+    works.append(True)
+    assert await failing.fire_due() == 1
+    assert failing.fired == [("", "c2"), ("", "c1")]
 
 
 async def test_after_an_outage_nobody_is_called_at_night(
