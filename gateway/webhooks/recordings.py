@@ -28,7 +28,7 @@ from gateway.intake.memory import BudgetExhausted
 from gateway.intake.responses import Rejection
 from gateway.intake.staging import Workers
 from gateway.webhooks.adapters import RECORDING_READY, Event
-from spool.errors import SpoolError
+from spool.errors import CorruptPayload, SpoolError
 from spool.records import Buffer, Clock, Delivery, Record
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.encoding import decoded_document
@@ -179,13 +179,19 @@ class RecordingCopier:
         self._clock = clock
 
     async def deliver(self, delivery: Delivery) -> Outcome:
-        """Keep the recording, then make the update durable; only then is the delivery done."""
+        """Keep the recording, then make the update durable; only then is the delivery done. Raises `CorruptPayload`."""
         try:
             return Delivered(await self._copy(delivery))
         except (DownloadFailed, NotKept) as failure:
             return failure.outcome
-        except (msgspec.DecodeError, CallLogError, Rejection, NotAccepted) as error:
+        except CorruptPayload:  # of this record alone
+            raise
+        except (msgspec.DecodeError, CallLogError, NotAccepted) as error:
             return Refused(f"the call log names no recording, or no call: {error}")
+        except Rejection as error:
+            return RetryLater(
+                f"the update of the call cannot be accepted now: {error}", after_seconds=error.retry_after
+            )
         except (BudgetExhausted, SpoolError, OSError) as error:
             return RetryLater(f"the update of the call cannot be accepted now: {error}", Scope.DESTINATION)
 
