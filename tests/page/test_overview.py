@@ -2,14 +2,16 @@
 
 import re
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from pytest_aiohttp import AiohttpClient
+from yarl import URL
 
 from gateway.admin.auth import CSRF_HEADER
 from gateway.admin.history import Sample
 from gateway.admin.page.html import escaped, markup, tag, took_text
-from gateway.admin.page.layout import assets
+from gateway.admin.page.layout import assets, json_block
 from gateway.admin.permissions import Role
 from gateway.admin.view import Lifecycle, Phase
 from spool.records import Lane
@@ -38,6 +40,18 @@ async def test_nothing_of_another_origin_and_nothing_inline_runs(aiohttp_client:
     assert "unsafe" not in policy
     assert not re.search(r"\s(?:style|on\w+)=|https?://(?!localhost|127\.0\.0\.1|collect\.example)|<style", html)
     assert not re.search(r"<script(?! src=\"/assets/| type=\"application/json\")", html)
+
+
+async def test_signing_in_leads_back_with_all_of_the_query(aiohttp_client: AiohttpClient) -> None:
+    """A list that was filtered is filtered afterwards."""
+    html = await page_of(aiohttp_client, AdminFigures(), "/calls?q=a%26b&state=dead&agent=x")
+    (link,) = re.findall(r'href="(/sign-in\?[^"]*)"', html)
+    assert URL(unescape(link), encoded=True).query["to"] == "/calls?q=a%26b&state=dead&agent=x"
+
+
+def test_the_name_of_a_block_is_text() -> None:
+    """A destination may be named by the database of another gateway, which was adopted."""
+    assert HOSTILE not in json_block(f"select-{HOSTILE}", {})
 
 
 async def test_assets_are_kept_for_ever_under_a_name_of_their_content(aiohttp_client: AiohttpClient) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from gateway.admin.answers import HEADERS
 from gateway.admin.auth import Caller
-from gateway.admin.page.html import Html, Node, markup, moment_of, tag, time_of, told
+from gateway.admin.page.html import Html, Node, escaped, markup, moment_of, tag, time_of, told
 from gateway.formatting import count_text
 from gateway.operations.schemas import Status
 
@@ -204,7 +205,7 @@ def _strip(page: Page, status: Status) -> Html:
 
 def _footer(frame: Frame) -> Html:
     if frame.caller is None or frame.caller.role is None:
-        return tag("p", tag("a", "Sign in", href=f"/sign-in?to={frame.address}"))
+        return tag("p", tag("a", "Sign in", href=f"/sign-in?{urlencode({'to': frame.address})}"))
     who = f"{frame.caller.who}, role {frame.caller.role.word}"
     if frame.caller.session is None:
         return tag("p", who)
@@ -257,7 +258,7 @@ def with_times(text: str) -> Html:
 def data_block(name: str, document: bytes) -> Html:
     """JSON for a script, in the page: no browser takes it for markup or runs it."""
     text = document.decode("utf-8", "replace").replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    return Html(f'<script type="application/json" id="{name}">{text}</script>')
+    return Html(f'<script type="application/json" id="{escaped(name)}">{text}</script>')
 
 
 def json_block(name: str, value: object) -> Html:
