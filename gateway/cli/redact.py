@@ -2,6 +2,7 @@
 
 import gzip
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -93,7 +94,7 @@ def _documents(path: Path) -> Iterator[tuple[int, bytes]]:
         data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         complain(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.")
         raise SystemExit(Exit.FAILED) from None
     lines = [line for line in data.splitlines() if line.strip()]

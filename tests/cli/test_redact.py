@@ -1,5 +1,6 @@
 """`callspool redact`: what the rules do to files, before they are set."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_the_redacted_call_logs_are_printed(calls: Path) -> None:
     done = CliRunner().invoke(redact, [str(calls)])
     assert done.output.splitlines()[0] == json.dumps({**CALL, "text": "card [card], call [phone]"})
     assert done.output.splitlines()[1] == calls.read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + 9 * b"\xff", gzip.compress(b"{}")[:-5]])
+def test_a_damaged_file_is_said(tmp_path: Path, damage: bytes) -> None:
+    """Cut off, no gzip, or broken in the middle: a sentence and an exit code, and no traceback."""
+    broken = tmp_path / "calls.json.gz"
+    broken.write_bytes(damage or b"no gzip")
+    done = CliRunner().invoke(redact, [str(broken)])
+    assert (done.exit_code, isinstance(done.exception, SystemExit)) == (1, True)
+    assert "cannot be read" in done.output
 
 
 def test_what_cannot_be_done_is_said(calls: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
