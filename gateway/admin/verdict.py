@@ -42,7 +42,7 @@ _ADVICE = (
     ),
     _Advice(
         r"NoSuchBucket|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidBucketName|credentials",
-        "{0} does not take the bucket or the credentials of the gateway: {1}.",
+        "{0} rejects the gateway's bucket or credentials: {1}.",
         ("Correct bucket, region or credentials of {0}.", "Prove it: `callspool s3 check`."),
         _S3_CHECK,
     ),
@@ -55,13 +55,13 @@ _ADVICE = (
     _Advice(
         r"\bHTTP 4\d\d\b",
         "{0} refuses everything that is sent to it: {1}.",
-        ("Check the address of {0}: it may be that of something else.", "Fix what the response reports there."),
+        ("Check the address of {0}: it may belong to something else.", "Fix what the response reports there."),
         "callspool check-config",
     ),
     _Advice(
         r"\bHTTP 5\d\d\b|overload|SlowDown|ServiceUnavailable",
         "{0} answers, and fails: {1}.",
-        ("Look at the logs of {0}: its own server, or what it stands behind, is in trouble.",),
+        ("Look at the logs of {0}: the server, or something behind it, is failing.",),
         "callspool deliveries list --destination {0}",
     ),
     _Advice(
@@ -72,7 +72,7 @@ _ADVICE = (
     ),
     _Advice(
         r"certificate|TLS|SSL",
-        "No secure connection to {0} can be made: {1}.",
+        "The TLS connection to {0} fails: {1}.",
         ("Check the certificate of {0}, and `ca_file` where its authority is your own.",),
         "callspool check-config",
     ),
@@ -137,7 +137,7 @@ def _troubles(status: Status, pace: Pace) -> Iterator[_Trouble]:
     if status.spool is not None and status.spool.unaccounted:
         count = status.spool.unaccounted
         why = f"{_deliveries(count)} owed that are neither queued nor ended, by independent counts."
-        todo = ("Keep a copy of the spool's directory.", "Run `callspool fsck`, and report it: this must not happen.")
+        todo = ("Keep a copy of the spool's directory.", "Run `callspool fsck`, and report this as a bug.")
         cause = _cause(why, Runbook.UNACCOUNTED, todo=todo, command="callspool fsck")
         yield _Trouble(_UNACCOUNTED, f"{_deliveries(count)} unaccounted for.", "deliveries are missing", cause)
     for one in status.destinations:
@@ -175,10 +175,10 @@ def _cause(why: str, runbook: str, *, tried: str = "", todo: tuple[str, ...] = (
 def _not_accepting(status: Status) -> _Trouble:
     reason = "; ".join(status.reasons) or f"the gateway is {status.phase}"
     if status.phase != "running":
-        todo: tuple[str, ...] = ("Wait: it says so here as soon as it is ready.",)
+        todo: tuple[str, ...] = ("Wait: this page says when it is ready.",)
     elif "full" in reason or "room" in reason or "disk" in reason:
         todo = (
-            "Make room on the volume, or let deliveries go on: what is delivered leaves the spool.",
+            "Free space on the volume, or let deliveries continue: delivered call logs leave the spool.",
             "Raise `spool.max_bytes` (CALLSPOOL_SPOOL_MAX_BYTES) where the volume has room.",
         )
     else:
@@ -187,7 +187,7 @@ def _not_accepting(status: Status) -> _Trouble:
         f"{reason[:1].upper()}{reason[1:]}.", status.runbook or Runbook.POSTS_REFUSED, todo=todo,
         command="callspool status",
         until="Agents are answered 503 or 507 with Retry-After.",
-        then="The SDK keeps what it could not post in its outbox and tries again; what was accepted is safe.",
+        then="The SDK keeps failed posts in its outbox and retries them; accepted call logs are safe.",
     )  # fmt: skip
     return _Trouble(_NOT_ACCEPTING, f"Calls are not accepted: {reason}.", "calls are not accepted", cause)
 
@@ -201,13 +201,13 @@ def _refuses_large() -> _Trouble:
         "The spool is full but for its reserve, which is kept for small call logs and for cores.",
         Runbook.SPOOL_FULL,
         todo=(
-            "Let details go on: what holds them up is said below.",
+            "Let details be delivered: the causes are listed below.",
             "Raise `spool.max_bytes` (CALLSPOOL_SPOOL_MAX_BYTES) where the volume has room.",
             "Or move details: `callspool deliveries reroute --to NAME --form detail --all`.",
         ),
         command="callspool status",
         until="Large call logs are answered 507 with Retry-After. Small ones are accepted.",
-        then="The SDK keeps what it could not post in its outbox and tries again; what was accepted is safe.",
+        then="The SDK keeps failed posts in its outbox and retries them; accepted call logs are safe.",
     )
     return _Trouble(_FULL, "Large call logs are refused: the spool is full.", "large call logs are refused", cause)
 
@@ -250,12 +250,12 @@ def _refused_tokens(one: DestinationReport, pace: Pace) -> _Trouble:
         f"{one.name} refuses {count} agent token{'' if count == 1 else 's'}; {_deliveries(held)} held.",
         f"{one.name} refuses agent tokens: {_deliveries(held)} held",
         _cause(
-            f"`{one.name}` answers 401 or 403 for {count} of the keys that agents post with; other agents go on.",
+            f"`{one.name}` answers 401 or 403 for {count} of the agents' keys; deliveries of other agents continue.",
             Runbook.TOKENS_REFUSED,
             todo=(
                 f"See whose they are: `callspool deliveries list --destination {one.name} --state held`.",
                 "Give them a valid key with `callspool deliveries replace-token`, or allow the key at the endpoint.",
-                "One delivery of each key is tried again by itself; try at once when it is corrected.",
+                "One delivery for each key is retried automatically; try at once after correcting the key.",
             ),
             command=f"callspool deliveries list --destination {one.name} --state held",
             resume=one.name,
@@ -271,7 +271,7 @@ def _forgotten(one: DestinationReport) -> _Trouble:
         f"{_deliveries(waiting)} owed to {one.name}, which the configuration no longer has.",
         f"{one.name} is not configured: {_deliveries(waiting)} held",
         _cause(
-            f"`{one.name}` was removed from the settings while deliveries were owed to it.",
+            f"`{one.name}` was removed from the settings while it still had deliveries.",
             Runbook.NOT_CONFIGURED,
             todo=(
                 f"Add {one.name} again,",
@@ -293,7 +293,7 @@ def _behind(one: DestinationReport, pace: Pace) -> Iterator[_Trouble]:
             f"{name}s for {one.name} are behind by {_words(lane.oldest_ready_seconds or 0)}.",
             f"{lane.lane}s for {one.name} are behind",
             _cause(
-                f"`{one.name}` accepts deliveries, but slower than they come in.",
+                f"`{one.name}` accepts deliveries more slowly than they arrive.",
                 Runbook.BACKLOG,
                 todo=(
                     f"Compare its response times with `callspool_delivery_seconds` of {one.name}.",
@@ -319,7 +319,7 @@ def _dead_letters(status: Status, dead: int) -> _Trouble:
             Runbook.DEAD_LETTERS,
             todo=((reasons[0].advice,) if reasons else ()) + ("Replay, reroute or discard them under Dead letters.",),
             command="callspool dead list",
-            until="Nothing is lost. They are never given up by themselves.",
+            until="Nothing is lost. They are kept until somebody decides.",
         ),
     )
 
@@ -328,9 +328,9 @@ def _until(pace: Pace, name: str, waiting: int) -> dict[str, str]:
     again = f"Once {name} is back, it takes about {_words(waiting / pace.best_per_minute * 60)} to catch up." if (
         pace.best_per_minute and waiting) else ""  # fmt: skip
     if pace.full_in_seconds is None or pace.full_in_seconds > MOST_NAMED:
-        until = "Nothing is lost. What waits is on disk, and at this rate there is room for it."
+        until = "Nothing is lost. The backlog is on disk, and at this rate there is room for it."
         return {"until": until, "then": again}
-    until = f"Nothing is lost. What waits is on disk. At this rate there is room for {_words(pace.full_in_seconds)}."
+    until = f"Nothing is lost. The backlog is on disk. At this rate there is room for {_words(pace.full_in_seconds)}."
     then = f"Then large calls are answered 507; the reserve keeps small ones and cores going. {again}"
     return {"until": until, "then": then.strip()}
 

@@ -79,5 +79,5 @@ def assign(agent_id: str | None, tenant: str, address: ListenAddress) -> None:
     order = msgspec.json.encode({"agent": agent_id, "tenant": tenant})
     with explained():
         done = msgspec.json.decode(tell(address, order, "api", "tenants", "assign"), type=Assigned)
-        whose = "What came without an agent" if agent_id is None else f"Agent {agent_id}"
+        whose = "A call log without an agent" if agent_id is None else f"Agent {agent_id}"
         result(done, f"{whose} belongs to {tenant}; {done.records} call logs that were waiting do too.", "")

@@ -53,7 +53,7 @@ def test_a_callback_is_done_by_hand_or_cancelled(receiver: ReceiverWorld, open_p
     page.clock.run_for(10_000)
     page.wait_for_selector(".callbacks li", state="detached")
     page.reload()
-    assert "Nobody waits to be called back." in page.inner_text("main")
+    assert "No callback is pending." in page.inner_text("main")
 
 
 def test_all_calls_of_the_store_are_searched(receiver: ReceiverWorld, open_page: Open) -> None:

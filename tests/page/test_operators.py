@@ -132,7 +132,7 @@ async def test_tenants_stand_with_the_agents_of_nobody(admin: AskedSpoolAdmin, a
     assert "<img" not in text
     calls = await page_of(client, "/calls?project=acme")
     assert "<option selected>acme</option>" in calls
-    assert "No call is like this" in calls
+    assert "No call matches." in calls
     assert 'href="/tenants"' in calls
 
 

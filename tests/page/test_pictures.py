@@ -50,7 +50,7 @@ def test_pictures_of_a_sidecar(world: World, open_page: Open, picture: Callable[
 
 
 def test_pictures_of_a_receiver(receiver: ReceiverWorld, open_page: Open, picture: Callable[..., None]) -> None:
-    """Calls that are like another, and who waits to be called back."""
+    """Calls similar to another, and who waits to be called back."""
     page = open_page("/similar?call=tooth")
     page.wait_for_selector(".hits li")
     picture(page, "page-similar", 660)

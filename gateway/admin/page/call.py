@@ -58,7 +58,7 @@ def call_page(view: CallView) -> Page:
     """The page."""
     body: list[Node] = [tag("section", _head(view), _where(view), class_="card callhead", aria_labelledby="title")]
     if not view.may_read:
-        body.append(sign_in_card(view.address, "What was said, and the spans, are shown to whoever presents a token."))
+        body.append(sign_in_card(view.address, "The transcript and the spans need a token."))
     elif view.story is None:
         body.append(
             tag(

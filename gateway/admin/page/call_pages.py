@@ -126,7 +126,7 @@ async def tenants_of(gateway: GatewayView) -> tuple[str, ...]:
 
 
 def _unknown(call_id: str) -> Page:
-    hint = "Receipts of delivered calls are kept for a limited time only; older ones are where they were delivered to."
+    hint = "Receipts of delivered calls are kept for a limited time; look for older calls at their destinations."
     text = markup(
         tag("p", told(f"No call has the id `{call_id.replace('`', '')}` here.")), tag("p", hint, class_="soft")
     )

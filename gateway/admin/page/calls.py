@@ -165,7 +165,7 @@ def told_of_spool(page: CallPage, now: int, receipts: str) -> str:
     told = f"{count_text(len(page.rows))} shown, the latest first"
     told += f"; {counted(waiting, 'of them waits', 'of them wait')} for a destination" if waiting else ""
     told += f". Delivered calls are known here for {receipts}."
-    return told if page.searched_all else f"{told} Older ones were not looked at yet."
+    return told if page.searched_all else f"{told} Older ones were not searched yet."
 
 
 def list_page(listing: Listing) -> Page:
@@ -253,7 +253,7 @@ def _table(listing: Listing) -> Html:
     rows: Node = [_row(line, in_store=listing.in_store) for line in listing.lines]
     if not listing.lines:
         empty = told(
-            "No call is like this." if any(listing.query.values()) else "No call yet: post one, and it is listed here."
+            "No call matches." if any(listing.query.values()) else "No call yet: post one, and it is listed here."
         )
         rows = tag("tr", tag("td", empty, colspan=len(heads), class_="soft"), data_key="empty")
     caption = tag("caption", "Calls, the latest first", class_="unseen")

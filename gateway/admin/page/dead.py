@@ -99,17 +99,17 @@ def dead_page(letters: DeadLetters) -> Page:
     if letters.groups:
         total = max(letters.total, looked_at)
         title = f"{counted(total, 'dead letter')}, of {counted(kinds, 'kind')}"
-        kept = f"{bytes_text(size)} kept; they are never given up by themselves"
+        kept = f"{bytes_text(size)} kept; they are never deleted automatically"
         more = (
             f"The oldest {count_text(looked_at)} are shown; orders for a group take all of it."
             if total > looked_at
             else ""
         )
     else:
-        title, kept, more = "No dead letters.", "", "What a destination refuses for good is kept here until you decide."
+        title, kept, more = "No dead letters.", "", "Deliveries that are refused for good stay here until you decide."
     rules = (
-        "What is replayed goes in the order of its call and with the idempotency key that it always had. What is held "
-        "with a dead core goes along with it."
+        "Replayed dead letters are sent in the order of their calls, with their old idempotency keys. Deliveries held "
+        "for a dead core are replayed with it."
     )
     only = (
         markup("Of ", tag("b", letters.only), " alone. ", tag("a", "Show all", href="/dead")) if letters.only else None
@@ -147,7 +147,7 @@ def _group(group: Group, *, opened: bool) -> Html:
     heading = f"group-{group.key}"
     about = tag(
         "div",
-        tag("input", type="checkbox", aria_label=f"Select all that are shown: {_TITLES[group.kind]}",
+        tag("input", type="checkbox", aria_label=f"Select all shown: {_TITLES[group.kind]}",
             data_all=group.key, disabled=many == 0),
         tag("div",
             tag("h2", tag("span", f"{count_text(many)} ", class_="bad"), _TITLES[group.kind], id=heading),

@@ -152,5 +152,5 @@ def _attempts(one: DestinationReport, attempts: Sequence[FailedAttempt]) -> Html
                 tag("td", told_of.answer, class_="answer"))
         )  # fmt: skip
     heads = ("Time", "Call", "Form", "Took", "Status", "Answer")
-    table = _scrolled(f"Attempts that failed at {one.name}", heads, rows, frozenset({"Took"}))
+    table = _scrolled(f"Failed attempts at {one.name}", heads, rows, frozenset({"Took"}))
     return tag("div", tag("h3", "Last errors"), table)

@@ -339,7 +339,7 @@ def _destinations(status: Status) -> Html:
     throttle = status.drain_throttle
     live = ""
     if throttle is not None and throttle.live_calls:
-        slowed = "details are slowed" if throttle.throttled else "details are not slowed"
+        slowed = "details are throttled" if throttle.throttled else "details are not throttled"
         live = f"{counted(throttle.live_calls, 'live call')}; {slowed}"
     heads = ("Destination", "State", "Lane", "Waiting", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered")
     head = tag(

@@ -46,7 +46,7 @@ class ReceiverPages:
         app.router.add_get("/tenants", shown(self.tenants))
 
     async def similar(self, request: web.Request, _frame: Frame) -> Page:
-        """Calls that are like a text or a call; a text comes in the body, so that no address and no log has it."""
+        """Calls similar to a text or a call; a text comes in the body, so that no address and no log has it."""
         pipeline = self._gateway.pipeline
         if pipeline is None:
             return _nothing("/similar", "Similar calls", "Set CALLSPOOL_PIPELINE beside a store: docs/pipeline.md.")
@@ -161,7 +161,7 @@ def _unassigned(found: TenantList, names: list[str]) -> Html | None:
     rows = [_agent(each, names, number) for number, each in enumerate(found.unassigned)]
     table = _table("Agents that belong to no tenant", heads, rows)
     note = told("`callspool tenants assign` does the same without JavaScript.")
-    return tag("section", tag("h2", "Agents of nobody", id="nobody"), table, tag("noscript", tag("p", note)),
+    return tag("section", tag("h2", "Agents without a tenant", id="nobody"), table, tag("noscript", tag("p", note)),
                class_="card", aria_labelledby="nobody")  # fmt: skip
 
 

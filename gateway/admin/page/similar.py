@@ -83,7 +83,7 @@ def _form(search: Search) -> Html:
         more.append(_choice("project", "Tenant", choices, query["project"]))
     form = tag(
         "form",
-        tag("label", tag("span", tag("b", "Calls that are like", id="title"), " (a text, or a call id)"),
+        tag("label", tag("span", tag("b", "Calls similar to", id="title"), " (a text, or a call id)"),
             tag("input", name="like", type="search", value=query["like"], data_find=True, maxlength="2000")),
         tag("button", "Search", type="submit", class_="first"),
         tag("div", more, class_="more"),
@@ -95,12 +95,12 @@ def _form(search: Search) -> Html:
 def _results(search: Search) -> Html:
     found = search.found
     if found is None:
-        title, about = "Has this happened before?", "Ask with a text, or open a call and choose Similar calls."
+        title, about = "Has this happened before?", "Search with a text, or open a call and choose Similar calls."
     elif found.trouble:
-        title, about = "Nothing was looked for.", found.trouble
+        title, about = "The search failed.", found.trouble
     else:
         many = len(found.hits)
-        title = f"{many} call{'' if many == 1 else 's'} found" if many else "No call is like this."
+        title = f"{many} call{'' if many == 1 else 's'} found" if many else "No call is similar to this."
         about = f"in {found.took_ms:.0f} ms"
     hits = [_hit(each, search) for each in found.hits] if found else []
     return tag(
@@ -124,7 +124,7 @@ def _hit(hit: Hit, search: Search) -> Html:
         meta.append(tag("span", tag("b", "Callback promised: "), time_of(promised.due_at, "day"), class_="warn"))
     meta += [
         tag("span", tag("bdi", short_id(hit.call_id)), class_="mono"),
-        tag("a", "more like this", href=f"/similar?{again}", aria_label=f"More like call {short_id(hit.call_id)}"),
+        tag("a", "more like this", href=f"/similar?{again}", aria_label=f"Calls similar to {short_id(hit.call_id)}"),
     ]
     text = (insight.summary if insight else "") or "No summary is kept of this call."
     return tag(
@@ -173,7 +173,7 @@ def _callbacks(search: Search) -> Html | None:
             tag("span", late, counted(waiting, "waits", "wait")), class_="spread"),
         tag("p", id="done", role="status", class_="good"),
         tag("ol", items, class_="events callbacks") if items
-        else tag("p", "Nobody waits to be called back.", class_="soft"),
+        else tag("p", "No callback is pending.", class_="soft"),
         tag("noscript", tag("p", command, class_="soft")),
         tag("p", note, class_="soft"),
         class_="card", aria_labelledby="callbacks",

@@ -5,10 +5,10 @@ addEventListener("DOMContentLoaded", () => {
   const dialog = at("ask"), form = dialog.querySelector("form"), go = at("ask-go"), note = at("ask-note");
   const TEXTS = {
     replay: "Send them again, in the order of their calls and with their idempotency keys.",
-    reroute: "Move them to another destination. What one record still owes moves together.",
+    reroute: "Move them to another destination. All deliveries of one record move together.",
     "replace-token": "Send them again with another key. It is stored in the spool and never shown.",
-    export: "Download them with all that they carry, as a zip file. They stay in the spool; unpacked, callspool dead import takes them.",
-    discard: "Give them up for good. What is held with a dead core is discarded with it.",
+    export: "Download them with their documents, as a zip file. They stay in the spool; callspool dead import reads the unpacked files.",
+    discard: "Discard them for good, with the deliveries held for a dead core.",
   };
   const VERBS = { replay: "Replay", reroute: "Reroute", "replace-token": "Give another key", export: "Export", discard: "Discard" };
   // What a dry run of another order counts as well: no key that is not typed yet, and no download, changes anything in it.
@@ -110,7 +110,7 @@ addEventListener("DOMContentLoaded", () => {
     at("ask-count").textContent = "Dry run: counting";
     at("ask-list").replaceChildren();
     note.className = "soft";
-    note.textContent = order === "discard" ? "This cannot be undone." : order === "export" ? "They hold what was said in these calls." : "Counted just now; what changes meanwhile is counted again when it is done.";
+    note.textContent = order === "discard" ? "This cannot be undone." : order === "export" ? "They contain the transcripts of these calls." : "Counted just now; the order counts again when it runs.";
     go.textContent = VERBS[order];
     go.className = order === "discard" ? "danger" : "first";
     if (!dialog.open) dialog.showModal();

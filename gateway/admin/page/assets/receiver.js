@@ -51,7 +51,7 @@ addEventListener("DOMContentLoaded", () => {
     if (callback) await orderCallback(callback);
     if (assign) {
       const tenant = at(assign.dataset.assign).value, agent = assign.dataset.agent ?? null;
-      const told = (answer) => `${agent ?? "What came without an agent"} belongs to ${tenant}, also what waited: ${answer.records} call log${answer.records === 1 ? "" : "s"}.`;
+      const told = (answer) => `${agent ?? "A call log without an agent"} belongs to ${tenant}, also what waited: ${answer.records} call log${answer.records === 1 ? "" : "s"}.`;
       if (await order(assign, "/api/tenants/assign", { agent, tenant }, told)) refresh();
     }
   });
