@@ -275,7 +275,7 @@ def livekit(body: object) -> Event:
             recording_url=text(files[0], "location") if isinstance(files, list) and files else None,
         ),
         treatment=Treatment.KEPT if kind in _LIVEKIT_EVENTS else Treatment.IGNORED,
-        dropped=int(number(body, "numDropped") or 0),
+        dropped=max(0, int(number(body, "numDropped") or 0)),
     )
 
 

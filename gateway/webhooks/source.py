@@ -70,7 +70,8 @@ class Forwarder:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=self._timeout)
             self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
-        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _NOT_PASSED_ON]
+        made_anew = _NOT_PASSED_ON | {"content-encoding"}  # the body was decoded
+        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in made_anew]
         headers.append(("Via", f"1.1 {self._via}"))
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from gateway.intake.accept import Redactions
 from gateway.webhooks.providers import PROVIDERS
 from spool.records import Fragment
-from tests.webhooks.senders import SECRET, body_of, listening, signing_secret
+from tests.webhooks.senders import PUBLIC_URL, SECRET, body_of, listening, signing_secret
 from uploaders.recordings import DirectoryRecordings
 from uploaders.redaction.options import Detector, Redaction
 
@@ -135,6 +135,21 @@ async def test_the_answer_to_a_question_is_passed_on_as_it_is(
         assert reply.headers["X-Mine"] == "1"
         assert asked == [body]
         assert await listener.world.spool.trace("call-01") == ()
+
+
+async def test_a_question_that_came_compressed_is_passed_on_as_what_it_is(
+    tmp_path: Path, odd_answer: tuple[web.Application, list[bytes]], aiohttp_server: Serve
+) -> None:
+    """Its body is decoded to be verified, so no header may say that it is compressed."""
+    app, asked = odd_answer
+    server = await aiohttp_server(app)
+    async with listening(tmp_path, forward_url=str(server.make_url("/tools"))) as listener:
+        body = sample("vapi", "tool-calls")
+        headers = PROVIDERS["vapi"].scheme.sign(
+            signing_secret("vapi"), body, listener.now, f"{PUBLIC_URL}/webhooks/vapi"
+        )
+        reply = await listener.send("/webhooks/vapi", gzip.compress(body), {**headers, "Content-Encoding": "gzip"})
+        assert (reply.status, asked) == (201, [body])
 
 
 async def test_a_question_that_leads_back_is_refused(tmp_path: Path, aiohttp_server: Serve) -> None:
@@ -320,6 +335,16 @@ async def test_what_a_provider_dropped_is_counted(tmp_path: Path) -> None:
     """LiveKit says itself how many webhooks it gave up."""
     async with listening(tmp_path) as listener:
         await listener.push("livekit", sample("livekit"))
+        name = "callspool_webhook_provider_dropped_total"
+        assert listener.world.metrics.registry.get_sample_value(name, {"source": "livekit"}) == 2
+
+
+async def test_a_count_below_zero_lowers_no_counter(tmp_path: Path) -> None:
+    """What was counted before is still counted; the webhook is accepted."""
+    body = json.dumps({**json.loads(sample("livekit")), "id": "another", "numDropped": -1}).encode()
+    async with listening(tmp_path) as listener:
+        await listener.push("livekit", sample("livekit"))
+        assert (await listener.push("livekit", body)).status == 200
         name = "callspool_webhook_provider_dropped_total"
         assert listener.world.metrics.registry.get_sample_value(name, {"source": "livekit"}) == 2
 
