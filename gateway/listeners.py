@@ -205,10 +205,20 @@ class Listener:
         self.port = int(self._servers[0].sockets[0].getsockname()[1])
 
     async def replace_tls(self, tls: ssl.SSLContext) -> None:
-        """Accept connections with another context from now on; nobody who connects meanwhile is turned away."""
-        before, self._servers = self._servers, []
+        """Accept connections with another context from now on; nobody who connects meanwhile is turned away.
+
+        Raises `OSError`, for want of descriptors say; then it listens as before.
+        """
+        after: list[asyncio.Server] = []
+        try:
+            for each in [each for server in self._servers for each in server.sockets]:
+                after.append(await self._serve(_duplicate(each), tls))  # noqa: PERF401  # those before a failure are closed
+        except BaseException:
+            for server in after:
+                server.close()
+            raise
+        before, self._servers = self._servers, after
         for server in before:
-            self._servers += [await self._serve(_duplicate(each), tls) for each in server.sockets]
             server.close()
 
     def duplicate(self) -> socket.socket | None:

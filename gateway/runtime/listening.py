@@ -73,19 +73,27 @@ async def certificates_followed(
 
 
 async def _follow(tls: Mapping[str, ServerTls], listening: Callable[[], Mapping[str, Listener | IntakeServer]]) -> None:
+    owed: set[str] = set()
     while tls:
         await asyncio.sleep(CERTIFICATE_SECONDS)
         for section, each in tls.items():
             try:
-                if not await asyncio.to_thread(each.changed):
+                if not await asyncio.to_thread(each.changed) and section not in owed:
                     continue
+                listener = listening().get(section)
+                if listener is not None:
+                    await listener.replace_tls(each.context)
+            except OSError as error:
+                if section not in owed:
+                    hint = "the certificate before is presented until this works"
+                    _log.error("certificate_not_reloaded", listener=section, reason=str(error), what_happens=hint)
+                owed.add(section)
+                continue
             except CertificateUnusable as error:
                 hint = "the certificate before is presented still"
                 _log.error("certificate_unusable", listener=section, reason=str(error), what_happens=hint)
                 continue
-            listener = listening().get(section)
-            if listener is not None:
-                await listener.replace_tls(each.context)
+            owed.discard(section)
             _log.info("certificate_reloaded", listener=section)
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime as dt
+import errno
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +18,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from gateway import listeners
 from gateway.listeners import Listener, ListenOptions, peer_of
+from gateway.runtime import listening as following
 from gateway.tls import CertificateUnusable, ServerTls, TlsFiles, client_context, examine
+from tests.system.waiting import until
 
 AUTHORITY = trustme.CA()
 DAYS = dt.timedelta(days=1)
@@ -108,6 +113,46 @@ async def _renew(tls: ServerTls, files: TlsFiles, listener: Listener, tmp_path: 
     assert presented == ssl.PEM_cert_to_DER_cert(_first(renewed.certificate.read_text()))
     assert not reader.at_eof()
     writer.close()
+
+
+async def test_a_certificate_that_cannot_be_presented_now_is_presented_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without descriptors the listener goes on with the one before; nothing more has to change on disk."""
+    files = written(tmp_path)
+    tls = ServerTls(files)
+    client = client_context(_authority_file(tmp_path))
+    tries: list[int] = []
+    duplicate, succeeds = listeners._duplicate, asyncio.Event()
+
+    def without_descriptors(listening: socket.socket) -> socket.socket:
+        tries.append(listening.fileno())
+        if not succeeds.is_set():
+            raise OSError(errno.EMFILE, "Too many open files")
+        return duplicate(listening)
+
+    monkeypatch.setattr(listeners, "_duplicate", without_descriptors)
+    monkeypatch.setattr(following, "CERTIFICATE_SECONDS", 0.01)
+    async with listening(tls, asyncio.Protocol) as listener:
+        before = await _presented(listener, client)
+        async with following.certificates_followed({"intake": tls}, lambda: {"intake": listener}):
+            renewed = written(tmp_path, "renewed")
+            assert files.key is not None
+            assert renewed.key is not None
+            files.key.write_bytes(renewed.key.read_bytes())
+            files.certificate.write_bytes(renewed.certificate.read_bytes())
+
+            async def tried() -> bool:
+                return len(tries) > 1
+
+            await until(tried, "it was tried again")
+            assert await _presented(listener, client) == before
+            succeeds.set()
+
+            async def presented() -> bool:
+                return await _presented(listener, client) != before
+
+            await until(presented, "the renewed one is presented")
 
 
 async def test_clients_without_a_certificate_are_turned_away(tmp_path: Path) -> None:
