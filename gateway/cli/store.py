@@ -184,6 +184,9 @@ def compare(
 ) -> None:
     """Compare `calls_merged` with `calls_complete` by counts and digests; exit code 5 if they differ."""
     newest = _today() - timedelta(days=1) if day is None else day.date()
+    if newest > _today():
+        complain(f"{newest.isoformat()} has not begun (in UTC): there is nothing to compare.")
+        raise SystemExit(Exit.USAGE)
     first = newest - timedelta(days=days - 1)
 
     async def compared(store: Store) -> list[tuple[date, Parity]]:

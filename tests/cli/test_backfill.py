@@ -85,6 +85,14 @@ def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: 
     assert [date.fromisoformat(day["day"]) for day in only] == [YESTERDAY]
 
 
+def test_a_day_that_has_not_begun_is_not_compared(run: Callable[..., Any]) -> None:
+    """Where nothing is, both paths would agree."""
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    refused = run("compare", "--day", tomorrow)
+    assert (refused.exit_code, "has not begun" in refused.stderr) == (Exit.USAGE, True)
+    assert run("compare", "--day", datetime.now(UTC).date().isoformat()).exit_code == Exit.OK
+
+
 def test_tables_and_a_pause(run: Callable[..., Any], engine: SqliteEngine) -> None:
     """For people a table; a pause is stored, and an empty store says that there is nothing to do."""
     assert "No days" in run("backfill", "status").stdout
