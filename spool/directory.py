@@ -104,7 +104,7 @@ def prepare_directory(directory: Path, all_mounts: Callable[[], Iterator[Mount]]
     if mount.file_system in EPHEMERAL_FILE_SYSTEMS and _in_container():
         return (
             f"the spool directory {directory} lies on {mount.file_system}, not on a volume: "
-            "what is spooled is gone when this container is; mount a volume there"
+            "it is lost with this container; mount a volume there"
         )
     return shared
 
@@ -253,7 +253,7 @@ class DirectoryLock:
         os.close(self._descriptor)
         self._descriptor = -1
         return (
-            f"another process (pid {owner}) has owned {self._path.parent} for the {timeout:g} s that were waited; "
+            f"another process (pid {owner}) still owns {self._path.parent} after {timeout:g} s; "
             "stop it, or give this gateway a directory of its own with CALLSPOOL_SPOOL_DIR"
         )
 

@@ -111,7 +111,7 @@ class Quota:
         oldest = "" if waited is None else f"; the oldest delivery has waited for {waited / 1000:.0f} s"
         raise SpoolFull(
             f"the spool is full: {occupied} of {self.limit_bytes} bytes are used{kept} and {byte_count} more are "
-            f"needed{oldest}; it empties as deliveries succeed (the status page shows what holds them up), "
+            f"needed{oldest}; it empties as deliveries succeed (the status page shows why they do not), "
             "or raise CALLSPOOL_SPOOL_MAX_BYTES where the disk has room for more",
             used_bytes=occupied,
             limit_bytes=self.limit_bytes,

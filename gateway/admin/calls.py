@@ -94,7 +94,7 @@ class CallHandlers:
         except (SpoolError, StoreError, BadLocation) as error:
             return refused(503, "unavailable", redact(str(error)), "Try again when /readyz answers 200.")
         if first is None:
-            hint = "What was delivered is at its destination; `GET /api/calls/ID` says where."
+            hint = "Delivered parts are at their destinations; `GET /api/calls/ID` says where."
             return refused(404, "not_here", "The call log is not here, or not any more.", hint)
         return await streamed(request, first, pieces)
 
@@ -169,7 +169,7 @@ def _in_place_of_a_detail(call: StoredCall | None) -> web.Response:
         return _unknown_call()
     ends = [part for part in call.parts if part.shown and part.kind in {PartKind.END, PartKind.CALL}]
     if not ends:
-        hint = "`GET /api/calls/ID` says what there is of it so far."
+        hint = "`GET /api/calls/ID` shows what is known so far."
         return refused(404, "no_detail", "The store has neither detail nor end of this call.", hint)
     return web.Response(body=ends[0].document, content_type="application/json", headers=HEADERS)
 

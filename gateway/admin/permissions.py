@@ -170,7 +170,7 @@ _OPERATIONS: Mapping[str, _Operation] = {
     "GET /tenants": _Operation("Tenants, for browsers."),
     "GET /settings": _Operation("The settings in force, for browsers; secrets are masked."),
     "GET /assets/{name}": _Operation("A script or a style of the pages."),
-    "GET /api/events": _Operation("What happens, as server-sent events: status, sample, beat."),
+    "GET /api/events": _Operation("Server-sent events: status, sample, beat."),
     "GET /sign-in": _Operation("A field for a token, for browsers."),
     "POST /sign-in": _Operation("Begin a browser's session: a form with `token` and `to`."),
     "POST /sign-out": _Operation("End a browser's session."),
@@ -193,14 +193,14 @@ _OPERATIONS: Mapping[str, _Operation] = {
     "GET /api/calls/{call_id}/detail": _Operation("The detail of a call."),
     "GET /api/deliveries": _Operation("Deliveries that have not ended.", DeliveryPage, query=_SELECTION),
     "GET /api/deliveries/{key}": _Operation("All of one delivery.", DeliveryReport),
-    "GET /api/documents/{key}": _Operation("What a delivery carries."),
-    "GET /api/tenants": _Operation("Tenants, and agents of nobody.", TenantList),
+    "GET /api/documents/{key}": _Operation("The document of a delivery."),
+    "GET /api/tenants": _Operation("Tenants, and agents without one.", TenantList),
     "POST /api/tenants/assign": _Operation("Give an agent to a tenant.", Assigned),
     "POST /api/reload": _Operation("Read the settings again.", Reloaded),
     "POST /api/destinations/{destination}/resume": _Operation("Try a destination now.", Resumed),
     "GET /api/dead-letters/export": _Operation("Dead letters and their documents, as a zip file.", query=_EXPORTED),
     "POST /api/dead-letters/import": _Operation("Import an exported call log.", ImportResult),
-    "POST /api/salvage": _Operation("Import what another database holds; answered by NDJSON.", None, SalvageOrder),
+    "POST /api/salvage": _Operation("Import another database; the response is NDJSON.", None, SalvageOrder),
     **{
         f"POST /api/orders/{name}": _Operation(f"One step of an order: {name}.", OrderStep, OrderRequest)
         for name in OrderName

@@ -313,6 +313,6 @@ def _too_large() -> Rejection:
 def _too_much(error: TooMuchLive) -> Rejection:
     if error.of_call:
         hint = "The call log of its end may hold more: post that as usual."
-        return Rejection(413, "call_too_large", f"No more is kept of this call while it goes on: {error}.", hint)
+        return Rejection(413, "call_too_large", f"This live call has reached a limit: {error}.", hint)
     hint = "Calls that end make room. Let agents post the end of each call."
     return Rejection(429, "too_many_live_calls", f"Too much is live: {error}.", hint, retry_after=_RETRY_SECONDS)

@@ -188,7 +188,7 @@ def unbase64(pieces: Pieces) -> Pieces:
             data = data.translate(None, b"\r\n")
         whole = len(data) // 4 * 4
         if whole and ended:
-            raise bad_encoding("The base64 goes on after its end", position)
+            raise bad_encoding("The base64 continues after its end", position)
         try:
             yield binascii.a2b_base64(data[:whole], strict_mode=True)
         except binascii.Error:
@@ -251,7 +251,7 @@ def _inflate(pieces: Pieces, window: int, name: str) -> Pieces:
                 if not data:
                     break
                 if window != _GZIP:
-                    raise bad_encoding(f"The {name} data goes on after its end", position)
+                    raise bad_encoding(f"The {name} data continues after its end", position)
                 parts += 1
                 _check_parts(parts, position)
                 decoder = zlib.decompressobj(window)

@@ -210,7 +210,7 @@ def _found(answer: FromWorker) -> Found:
             _log.error("unexpected error in the parse worker", traceback=answer.traceback)
             raise _given_up("it met an unexpected error; the gateway's log has the details")
         case ScratchWanted():
-            raise _given_up("it asked for more room than it may")
+            raise _given_up("it exceeded its memory limit")
 
 
 def _too_complex(what: str) -> Rejection:

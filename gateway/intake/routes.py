@@ -264,7 +264,7 @@ class LoopGuard:
                 508,
                 "too_many_gateways",
                 f"More than {MOST_GATEWAYS} gateways passed the request on, as Via says.",
-                "Set the destinations' addresses so that fewer gateways stand before the endpoint.",
+                "Set the destinations' addresses so that fewer gateways are in front of the endpoint.",
             )
         return via_text(gateways)
 

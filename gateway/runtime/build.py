@@ -149,7 +149,7 @@ def _no_longer_configured(name: str) -> DestinationStatus:
         type="",
         configured=False,
         up=False,
-        reason="no longer in the configuration: what is owed to it is held",
+        reason="no longer in the configuration: its deliveries are held",
         retry_at=None,
         in_flight={},
     )

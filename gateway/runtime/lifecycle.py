@@ -228,8 +228,8 @@ class Gateway:
             what_happens = "it is quarantined, and a new one replaces it"
             _log.error("database_corrupt", reason=corruption.reason, what_happens=what_happens)
         else:
-            obstacle = f"the spool's database is being opened anew: {corruption.reopen_reason}"
-            what_happens = "what it held is in the database; that is opened anew"
+            obstacle = f"the spool's database is being reopened: {corruption.reopen_reason}"
+            what_happens = "its content is in the database, which is being reopened"
             _log.error("log_lost", reason=corruption.reopen_reason, what_happens=what_happens)
         self._lifecycle = Lifecycle(Phase.STARTING, (obstacle,))
         listening_socket = app.intake.dup_listening_socket()
@@ -294,7 +294,7 @@ class Gateway:
 
     def _use_settings_before(self, error: Exception) -> None:
         assert self._before is not None, "a reload has just been applied"
-        _log.error("reload_failed", reason=str(error), what_happens="the gateway goes on with the settings before")
+        _log.error("reload_failed", reason=str(error), what_happens="the gateway keeps the old settings")
         self._loaded, self._before = self._before, None
 
     async def _shut_down(self, app: App) -> None:
@@ -550,7 +550,7 @@ def _log_directory(directory: SpoolDirectory) -> None:
         _log.warning("spool_directory", reason=directory.warning)
     for one in directory.quarantined:
         if not one.imported:
-            hint = "run `callspool salvage`: it imports what can be read into the present database"
+            hint = "run `callspool salvage`: it imports every readable record into the current database"
             _log.error("database_quarantined", directory=str(one.directory), reason=one.reason, what_to_do=hint)
 
 

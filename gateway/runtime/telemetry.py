@@ -106,8 +106,8 @@ class SpanSender:
             if sent:
                 _log.info("spans_sent_again", endpoint=self._endpoint)
             else:
-                lost = "the gateway goes on; spans that find the queue full are dropped, and counted"
-                todo = "look whether the collector runs, and takes OTLP/HTTP at this address (traces.endpoint)"
+                lost = "the gateway continues; spans beyond the queue's limit are dropped and counted"
+                todo = "check that the collector runs, and accepts OTLP/HTTP at this address (traces.endpoint)"
                 _log.warning("spans_not_sent", endpoint=self._endpoint, what_happens=lost, what_to_do=todo)
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._observer.spans_exported, "sent" if sent else "failed", count)

@@ -164,7 +164,7 @@ class OutboxReader:
             raise self._faulty(answer.reason)
         if not isinstance(answer, expected):
             await self._kill(process)
-            raise self._faulty("the process that reads it answered something else")
+            raise self._faulty("the process that reads it sent an invalid answer")
         return answer
 
     def _faulty(self, reason: str) -> OutboxUnusable:

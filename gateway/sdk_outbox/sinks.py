@@ -311,7 +311,7 @@ def _outcome(status: int, body: bytes) -> Outcome:
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise SinkUnavailable(f"what answers there is no callspool (HTTP {status})") from None
+        raise SinkUnavailable(f"another program answers there, not callspool (HTTP {status})") from None
     if status == _ACCEPTED:
         if answer.duplicate:
             return Outcome.DUPLICATE

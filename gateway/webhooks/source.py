@@ -329,7 +329,7 @@ def refusal(provider: Provider, verification: Verification, tolerance: float) ->
             skew = verification.skew or 0.0
             direction = "ago" if skew > 0 else "ahead"
             message = f"The signature's time is {abs(skew):.0f} s {direction}; {tolerance:.0f} s are allowed."
-            hint = "Check the clocks of both sides; a repeated request must be signed anew."
+            hint = "Check the clocks of both sides; a repeated request needs a new signature."
         case _:
             message = f"The signature in {provider.scheme.header} is not of this body and of any configured secret."
             hint = f"Configure {provider.secret}; check that no proxy changes the body (`callspool webhooks verify`)."

@@ -413,7 +413,7 @@ class TopicConsumer:
         if not self.figures.paused:
             self.figures.paused = True
             self._consumer.pause(self._consumer.assignment())
-            _log.warning("partitions_paused", reason="the store takes nothing at the moment")
+            _log.warning("partitions_paused", reason="the store accepts nothing at the moment")
 
     def _resume(self) -> None:
         if self.figures.paused:

@@ -320,7 +320,7 @@ class OpenDatabase:
             finished = self._checkpointer.finish(self.transaction.connection)
         except (*SQLITE_ERRORS, OSError) as error:
             self.failure = f"the spool's database does not open: {error} (at first: {before})"
-            self._corruption.observe(translate(error, "opening the spool anew"))
+            self._corruption.observe(translate(error, "reopening the spool"))
             return False
         reason = self.measure() if finished else before
         self.failure = reason or self.failure
@@ -357,7 +357,7 @@ class OpenDatabase:
 # How much space the database and its log take, as of the last commit.
 
 RESTART = "; nothing is accepted until callspool is started again"
-REOPENING = "; it is opened anew"
+REOPENING = "; it is reopened"
 
 
 class Sizes:

@@ -95,8 +95,8 @@ RULES: Mapping[Kind, Rule] = {
     Kind.OWED_BY_RECEIPT: Rule(Severity.ERROR, f"{_REPAIR}: it is discarded: its payload was deleted", repaired=True),
     Kind.STUCK: Rule(Severity.WARNING, "nothing: the running gateway frees it within seconds", repaired=True),
     Kind.OUT_OF_TURN: Rule(Severity.ERROR, f"{_REPAIR}: it gets its place", repaired=True),
-    Kind.WRONG_COUNTER: Rule(Severity.ERROR, f"{_REPAIR}: it is counted anew", repaired=True),
-    Kind.WRONG_USES: Rule(Severity.WARNING, f"{_REPAIR}: they are counted anew", repaired=True),
+    Kind.WRONG_COUNTER: Rule(Severity.ERROR, f"{_REPAIR}: it is recounted", repaired=True),
+    Kind.WRONG_USES: Rule(Severity.WARNING, f"{_REPAIR}: they are recounted", repaired=True),
     Kind.UNUSED_TOKEN: Rule(Severity.WARNING, f"{_REPAIR}: it is overwritten and deleted", repaired=True),
     Kind.MISSING_TOKEN: Rule(Severity.ERROR, "set a token for the destination (token_mode = \"replace\")"),
     Kind.MISSING_KEY: Rule(
@@ -106,9 +106,9 @@ RULES: Mapping[Kind, Rule] = {
     Kind.MISSING_META: Rule(Severity.ERROR, _TAKE_OVER),
     Kind.STRAY_PROGRESS: Rule(Severity.WARNING, f"{_REPAIR}: it is deleted", repaired=True),
     Kind.DAMAGED_SPANS: Rule(Severity.ERROR, "nothing: the call log of their call says how many are missing"),
-    Kind.WRONG_TRACE: Rule(Severity.ERROR, f"{_REPAIR}: it is counted anew", repaired=True),
+    Kind.WRONG_TRACE: Rule(Severity.ERROR, f"{_REPAIR}: it is recounted", repaired=True),
     Kind.DAMAGED_TURN: Rule(Severity.ERROR, "nothing: if the agent is lost, the call log says how many are missing"),
-    Kind.WRONG_LIVE_CALL: Rule(Severity.ERROR, f"{_REPAIR}: it is counted anew", repaired=True),
+    Kind.WRONG_LIVE_CALL: Rule(Severity.ERROR, f"{_REPAIR}: it is recounted", repaired=True),
 }  # fmt: skip
 
 

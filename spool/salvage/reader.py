@@ -124,7 +124,7 @@ class SandboxedSource:
                 _log.error("unexpected error in a salvage", directory=str(self._directory), traceback=answer.traceback)
             raise (SchemaTooNew if answer.too_new else CorruptDatabase)(answer.reason)
         if not isinstance(answer, expected):
-            raise CorruptDatabase(f"the process that reads {self._directory} answered something else")
+            raise CorruptDatabase(f"the process that reads {self._directory} sent an invalid answer")
         return answer
 
     def _read(self, size: int, deadline: float) -> bytes:

@@ -46,7 +46,7 @@ def test_what_is_wrong_is_told_with_what_to_do(spool: Path) -> None:
     assert "and 10 more like these" in done.output
     assert "(call call-3)" in done.output
     assert "wrong counter" in done.output
-    assert "it is counted anew" in done.output
+    assert "it is recounted" in done.output
 
 
 def test_all_findings_as_json(spool: Path) -> None:
