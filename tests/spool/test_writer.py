@@ -368,9 +368,9 @@ async def test_a_log_that_is_taken_away_loses_nothing(
         accepted.append(await spool.accept(a_record("notices it")))
         assert "log" in await asyncio.wait_for(spool.directory.corruption.wait(), 30)
         assert spool.directory.corruption.reason is None, "it is sound"
-        with pytest.raises(SpoolUnavailable, match="opened anew"):
+        with pytest.raises(SpoolUnavailable, match="it is reopened"):
             await spool.accept(a_record("too late"))
-        assert "opened anew" in (spool.stats().failure or "")
+        assert "it is reopened" in (spool.stats().failure or "")
     async with opened(tmp_path) as spool:
         assert {delivery.record.uid for delivery in await due(spool)} == {one.uid for one in accepted}
         assert spool.stats().quarantined == ()
