@@ -86,13 +86,22 @@ def ours(path: str) -> dict[str, str]:
     return {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}
 
 
-@pytest.mark.parametrize("address", ["", "vsock:2:1234"])
-async def test_without_a_socket_nothing_is_sent(address: str) -> None:
-    """No systemd, or one that can be reached in another way only, holds up nothing."""
-    systemd = systemd_of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"})
-    async with systemd.kept_informed(lambda: pytest.fail("nobody asks")):
-        systemd.ready()
-        await asyncio.sleep(0)
+@pytest.mark.parametrize(("address", "logged"), [("", []), ("vsock:2:1234", ["systemd_unreachable"])])
+async def test_without_a_socket_nothing_is_sent(address: str, logged: list[str]) -> None:
+    """No systemd, or one that can be reached in another way only, which is logged: nothing asks for a status."""
+    asked: list[str] = []
+
+    def status() -> str:
+        asked.append("status")
+        return "working"
+
+    with capture_logs() as events:
+        systemd = systemd_of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000"})
+        async with systemd.kept_informed(status):
+            systemd.ready()
+            await asyncio.sleep(0)
+    assert asked == []
+    assert [each["event"] for each in events] == logged
 
 
 async def test_a_socket_that_is_gone_is_no_trouble(tmp_path: Path) -> None:

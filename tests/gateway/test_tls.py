@@ -90,29 +90,25 @@ async def test_a_renewed_certificate_is_presented_from_then_on(tmp_path: Path) -
     files = written(tmp_path)
     tls = ServerTls(files)
     async with listening(tls, asyncio.Protocol) as listener:
-        await _renew(tls, files, listener, tmp_path)
-
-
-async def _renew(tls: ServerTls, files: TlsFiles, listener: Listener, tmp_path: Path) -> None:
-    client = client_context(_authority_file(tmp_path))
-    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, ssl=client)
-    assert not tls.changed()
-    before = files.certificate.read_bytes()
-    renewed = written(tmp_path, "renewed")
-    files.certificate.write_bytes(renewed.certificate.read_bytes())
-    with pytest.raises(CertificateUnusable, match="does not belong"):
-        tls.changed()
-    assert not tls.changed()
-    assert files.key is not None
-    assert renewed.key is not None
-    files.key.write_bytes(renewed.key.read_bytes())
-    assert tls.changed()
-    await listener.replace_tls(tls.context)
-    presented = await _presented(listener, client)
-    assert presented != before
-    assert presented == ssl.PEM_cert_to_DER_cert(_first(renewed.certificate.read_text()))
-    assert not reader.at_eof()
-    writer.close()
+        client = client_context(_authority_file(tmp_path))
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, ssl=client)
+        assert not tls.changed()
+        before = files.certificate.read_bytes()
+        renewed = written(tmp_path, "renewed")
+        files.certificate.write_bytes(renewed.certificate.read_bytes())
+        with pytest.raises(CertificateUnusable, match="does not belong"):
+            tls.changed()
+        assert not tls.changed()
+        assert files.key is not None
+        assert renewed.key is not None
+        files.key.write_bytes(renewed.key.read_bytes())
+        assert tls.changed()
+        await listener.replace_tls(tls.context)
+        presented = await _presented(listener, client)
+        assert presented != before
+        assert presented == ssl.PEM_cert_to_DER_cert(_first(renewed.certificate.read_text()))
+        assert not reader.at_eof()
+        writer.close()
 
 
 async def test_a_certificate_that_cannot_be_presented_now_is_presented_later(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from bench.kafka_servers import MockCluster
 from spool.records import Form, Fragment
@@ -69,6 +69,14 @@ def test_the_client_takes_what_the_settings_offer(compression: Compression, sasl
     """No choice of a setting is one that the library does not know."""
     secured = KafkaOptions(("127.0.0.1:1",), compression=compression, sasl=sasl, username="u", password="p", tls=True)
     Producer({**producer_settings(secured), "log_level": 0})
+
+
+@pytest.mark.parametrize("setting", ["compression.type", "sasl.mechanism"])
+def test_the_client_refuses_what_it_does_not_know(setting: str) -> None:
+    """A test of the test: a choice that the library does not know is an error when the client is made."""
+    secured = KafkaOptions(("127.0.0.1:1",), sasl=Sasl.PLAIN, username="u", password="p", tls=True)
+    with pytest.raises(KafkaException, match="unheard-of"):
+        Producer({**producer_settings(secured), "log_level": 0, setting: "unheard-of"})
 
 
 async def test_what_is_too_large_is_never_written(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from spool.errors import CorruptPayload, KeyUnavailable, SpoolUnavailable
 from spool.fsck import Kind, Severity, check
-from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey
+from spool.keys import EPOCH_USES, KEYS_NAME, KeyRing, SpoolKeys, WrappedKey, epochs_in
 from spool.live_calls import HeardCall, NewTurn
 from spool.payload.frames import Frame, FrameEncoder, Place, Seal, is_sealed
 from spool.records import Delivered, Delivery, Fragment, NewSpans, OwnedCall
@@ -208,8 +208,12 @@ async def test_a_spool_in_which_nothing_is_left_needs_no_key(tmp_path: Path) -> 
     async with opened(tmp_path, keys=RING) as spool:
         accepted = await spool.accept(a_record(token=TOKEN))
         await spool.settle(accepted.ready[0], Delivered())
+        assert epochs_in(tmp_path / KEYS_NAME)
+    assert epochs_in(tmp_path / KEYS_NAME) == set()
     async with opened(tmp_path) as spool:
-        await spool.accept(a_record("plain"))
+        accepted = await spool.accept(a_record("plain"))
+        assert await uncached(spool, accepted.ready[0]) == b'{"call_id": "call"}'
+        assert not any(is_sealed(frame) for (frame,) in rows(tmp_path, "SELECT frame FROM chunks"))
 
 
 async def test_a_wrong_or_missing_key_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
