@@ -1,6 +1,6 @@
-"""JSON schemas of what goes in and out, and what OpenAPI documents are made of. Pure data.
+"""JSON schemas of call logs, cores, details and notices, and the parts of OpenAPI documents. Pure data.
 
-The schemas describe what is read; whatever else a document has passes unchanged, so each of them is open.
+The schemas list the members that callspool reads; all others pass unchanged, so every schema is open.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ _TURNS: Final[Schema] = {
 _HEAD: Final[Schema] = {
     "call_id": {
         "type": ["string", "integer"],
-        "description": "Names the call; not empty. A number is kept as it came.",
+        "description": "The id of the call; not empty. A number stays a number.",
     },
     "agent_id": _TEXT,
     "wcall_event": {
         "type": ["string", "null"],
-        "description": "`call_started`, `call_ended`, or one of your own; by default `call_log`.",
+        "description": "The event: `call_started`, `call_ended`, or one of your own; by default `call_log`.",
     },
     "environment": _TEXT,
     "customer_number": _TEXT,
@@ -74,18 +74,18 @@ def _document(name: str, title: str, about: str, required: Sequence[str], proper
 CALL_LOG: Final = _document(
     "call-log",
     "Call log",
-    "What an agent posts about one call. Only `call_id` is needed; what is not named here passes unchanged.",
+    "What an agent posts about one call. Only `call_id` is required; members not listed here pass unchanged.",
     ["call_id"],
     {
         **_HEAD,
         **_LARGE,
-        "token": {"description": "The agent's key: taken out, and sent to the endpoint as `x-pype-token`."},
+        "token": {"description": "The agent's key: removed, and sent to the endpoint as `x-pype-token`."},
     },
 )
 CORE: Final = _document(
     "core",
     "Core (Phase 1)",
-    "What an endpoint receives of a large call log at once, at most 500 KB. It has no `update_type`.",
+    "The small part of a large call log, at most 500 KB, delivered first. It has no `update_type`.",
     ["call_id"],
     {
         **_HEAD,
@@ -100,7 +100,7 @@ CORE: Final = _document(
         "deferred_fields": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "Other fields that did not fit, and are in the detail.",
+            "description": "Names of further fields that did not fit; they are in the detail.",
         },
         "update_type": False,
     },
@@ -108,8 +108,8 @@ CORE: Final = _document(
 DETAIL: Final = _document(
     "detail",
     "Detail (Phase 2)",
-    "The rest of a large call log, sent to the same address after the core was acknowledged. Answer 404 with 'Call log "
-    "not found' while the core is not there yet: it is sent again, for a day at most.",
+    "The rest of a large call log, sent to the same URL after the core was acknowledged. Answer 404 with 'Call log not "
+    "found' if the core has not arrived yet: callspool retries the detail for up to a day.",
     ["call_id", "update_type"],
     {
         "call_id": _HEAD["call_id"],
@@ -120,7 +120,7 @@ DETAIL: Final = _document(
 NOTICE: Final = _document(
     "notice",
     "Notice",
-    "In place of a detail that lies in a bucket: where.",
+    "Sent in place of a detail that is stored in a bucket; says where it is.",
     ["s3_reference", "s3_bucket", "s3_key", "call_id"],
     {
         "s3_reference": {"const": True},
@@ -134,7 +134,7 @@ NOTICE: Final = _document(
 ENVELOPE: Final = _document(
     "envelope",
     "Compressed envelope",
-    "How the SDK, and callspool above 10 KB, sends any of them: base64 of gzip.",
+    "The compressed form of any of these documents, as the SDK sends it, and callspool above 10 KB: base64 of gzip.",
     ["compressed", "data"],
     {"compressed": {"const": True}, "data": {"type": "string", "contentEncoding": "base64"}},
 )
@@ -145,7 +145,7 @@ FILES: Final[Mapping[str, Schema]] = {
     "notice": NOTICE,
     "envelope": ENVELOPE,
 }
-"""As they lie in docs/schemas, each as NAME.schema.json."""
+"""The schemas in docs/schemas, by the NAME of their NAME.schema.json."""
 
 ERROR: Final[Schema] = {
     "type": "object",
@@ -158,8 +158,8 @@ ERROR: Final[Schema] = {
             "properties": {
                 "code": {"type": "string"},
                 "message": {"type": "string"},
-                "hint": {"type": "string", "description": "What to do."},
-                "runbook": {"type": "string", "description": "Where that is described in full, for some codes."},
+                "hint": {"type": "string", "description": "What to do about it."},
+                "runbook": {"type": "string", "description": "Some codes have a runbook: its address."},
             },
         },
     },
@@ -167,7 +167,7 @@ ERROR: Final[Schema] = {
 
 
 def structs(types: Sequence[type]) -> Mapping[str, Schema]:
-    """The schemas of these structs, and of all that they are made of, by name."""
+    """The schemas of these structs, and of all structs they refer to, by name."""
     _, components = msgspec.json.schema_components(types, ref_template=COMPONENTS)
     return components
 
@@ -178,18 +178,18 @@ def ref(name: str) -> Schema:
 
 
 def json_content(schema: Schema) -> Schema:
-    """A body of JSON."""
+    """The content of a JSON body."""
     return {"application/json": {"schema": schema}}
 
 
 def error_response() -> Schema:
-    """Any answer that is an error."""
-    return {"description": "An error, with what to do.", "content": json_content(ref("Error"))}
+    """The response for any error."""
+    return {"description": "An error, with a hint what to do.", "content": json_content(ref("Error"))}
 
 
 @cache
 def version_of_callspool() -> str:
-    """As it is installed."""
+    """The installed version."""
     return version("callspool")
 
 

@@ -24,47 +24,47 @@ from spool.stats import QuarantinedDatabase
 DATABASE_NAME = "spool.db"
 LOCK_NAME = "spool.lock"
 STAGING_NAME = "staging"
-"""Where bodies are kept that are still coming in; what a killed process left there is removed at the next start."""
+"""The directory of bodies still being received. The next start removes leftovers of a killed process."""
 QUARANTINE_PREFIX = "quarantine-"
-"""How the names of the directories begin into which corrupt databases are moved."""
+"""The prefix of directories that hold corrupt databases."""
 OLD_QUARANTINE_PREFIX = "aside-"
-"""How they began before schema version 6."""
+"""The prefix before schema version 6."""
 IMPORTED_NAME = "imported.json"
-"""The mark of a database whose readable records were all imported into another spool."""
+"""Marks a database whose readable records were all imported into another spool."""
 OLD_IMPORTED_NAME = "brought.json"
-"""What the mark was called before schema version 6."""
+"""The name of that mark before schema version 6."""
 
 NETWORK_FILE_SYSTEMS = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "coda", "glusterfs", "lustre", "beegfs", "gfs2",
     "ocfs2", "davfs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.davfs",
 })  # fmt: skip
-"""Where POSIX locks, shared memory or fsync do not hold what SQLite's write-ahead log needs of them."""
+"""File systems whose POSIX locks, shared memory or fsync SQLite's write-ahead log cannot rely on."""
 
 EPHEMERAL_FILE_SYSTEMS = frozenset({"overlay", "tmpfs", "ramfs", "aufs"})
-"""In a container, what lies on these is gone with the container."""
+"""File systems that, in a container, are lost with the container."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mounted file system: where, and of which type (as in /proc/self/mountinfo)."""
+    """A mounted file system: its mount point and type, as in /proc/self/mountinfo."""
 
     mount_point: str
     file_system: str
 
 
 def mounts(mountinfo: Path = Path("/proc/self/mountinfo")) -> Iterator[Mount]:
-    """All mounts of this process; nothing where the kernel does not say (see proc(5))."""
+    """All mounts of this process; none if the kernel does not list them (see proc(5))."""
     if not mountinfo.exists():
         return
     for line in mountinfo.read_text("utf-8", "surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
-        # Spaces, tabs, newlines and backslashes are written as octal numbers.
+        # The kernel writes spaces, tabs, newlines and backslashes as octal escapes.
         mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
         yield Mount(mount_point, after.split()[0])
 
 
 def mount_of(path: Path, all_mounts: Iterator[Mount]) -> Mount | None:
-    """The mount that `path` lies on: the longest mount point above it; the later one hides the earlier."""
+    """The mount of `path`: the longest mount point above it; of two at the same point, the later one."""
     best: Mount | None = None
     for mount in all_mounts:
         above = path.is_relative_to(mount.mount_point)
@@ -74,20 +74,20 @@ def mount_of(path: Path, all_mounts: Iterator[Mount]) -> Mount | None:
 
 
 def prepare_directory(directory: Path, all_mounts: Callable[[], Iterator[Mount]] = mounts) -> str | None:
-    """Make the directory (0700) if it is missing and check that a spool can live there.
+    """Create the directory (0700) if it is missing, and check that it is suitable for a spool.
 
-    Returns a warning when the directory will not outlive a container; raises `UnsuitableDirectory`.
+    Returns a warning if the directory will be lost with its container; raises `UnsuitableDirectory`.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UnsuitableDirectory(
-            f"cannot make the spool directory {directory}: {error.strerror}; "
+            f"cannot create the spool directory {directory}: {error.strerror}; "
             "choose another one with CALLSPOOL_SPOOL_DIR"
         ) from error
     if not os.access(directory, os.W_OK | os.X_OK):
         raise UnsuitableDirectory(
-            f"cannot write to the spool directory {directory}; give it to user id {os.geteuid()}, "
+            f"cannot write to the spool directory {directory}; chown it to user id {os.geteuid()}, "
             "or choose another one with CALLSPOOL_SPOOL_DIR"
         )
     mount = mount_of(directory.resolve(), all_mounts())
@@ -98,28 +98,28 @@ def prepare_directory(directory: Path, all_mounts: Callable[[], Iterator[Mount]]
         return shared
     if mount.file_system in NETWORK_FILE_SYSTEMS:
         raise UnsuitableDirectory(
-            f"the spool directory {directory} lies on a network file system ({mount.file_system} at "
+            f"the spool directory {directory} is on a network file system ({mount.file_system} at "
             f"{mount.mount_point}), where neither locks nor fsync can be trusted; use a local disk"
         )
     if mount.file_system in EPHEMERAL_FILE_SYSTEMS and _in_container():
         return (
-            f"the spool directory {directory} lies on {mount.file_system}, not on a volume: "
+            f"the spool directory {directory} is on {mount.file_system}, not on a volume: "
             "it is lost with this container; mount a volume there"
         )
     return shared
 
 
 def _check_owner(directory: Path, mount: Mount | None) -> str | None:
-    """Refuse a directory in which somebody else may replace files, as ssh does; returns a warning, if any.
+    """Refuse a directory in which other users may replace files, as ssh does; returns a warning, if any.
 
-    Kubernetes makes volumes that belong to root: writable for the pod's group (`fsGroup`), or for everybody
-    (`emptyDir`), who is then whoever runs in the pod.
+    Volumes of Kubernetes belong to root. They are writable for the pod's group (`fsGroup`) or for everybody
+    (`emptyDir`), which means everybody in the pod.
     """
     status = directory.stat()
     me = os.geteuid()
     if status.st_uid not in {me, 0}:
         raise UnsuitableDirectory(
-            f"the spool directory {directory} belongs to user id {status.st_uid}, who could replace what is in it; "
+            f"the spool directory {directory} belongs to user id {status.st_uid}, who could replace files in it; "
             f"give it to user id {me} (chown -R {me} {directory}), or run callspool as its owner"
         )
     if not status.st_mode & 0o022:
@@ -130,11 +130,11 @@ def _check_owner(directory: Path, mount: Mount | None) -> str | None:
     if status.st_uid == 0 and mount is not None and Path(mount.mount_point) == directory.resolve() and _in_container():
         return (
             f"everybody in this container and in others that mount {directory} may write to it; "
-            "let CALLSPOOL_SPOOL_DIR name a directory below it, which is then made for one user only"
+            "set CALLSPOOL_SPOOL_DIR to a directory below it, which callspool creates for its own user only"
         )
     raise UnsuitableDirectory(
         f"others may write to the spool directory {directory} (mode {stat.S_IMODE(status.st_mode):04o}), "
-        f"and so replace what is in it; take that from them (chmod go-w {directory}), and remove what they put there"
+        f"and so replace files in it; remove that permission (chmod go-w {directory}), and any files of theirs"
     )
 
 
@@ -142,11 +142,11 @@ _COMPONENTS = (
     DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", f"{DATABASE_NAME}-journal", LOCK_NAME,
     "spool.headroom", KEYS_NAME, NEW_NAME, STAGING_NAME,
 )  # fmt: skip
-"""What is opened by its name at a start."""
+"""The names that a start opens."""
 
 
 def check_components(directory: Path) -> None:
-    """Refuse links in place of the spool's own files, and files that somebody else made: they would be written to.
+    """Refuse links in place of the spool's files, and files of other users: callspool would write to them.
 
     Raises `UnsuitableDirectory`.
     """
@@ -167,15 +167,15 @@ def check_components(directory: Path) -> None:
         else:
             continue
         raise UnsuitableDirectory(
-            f"{path} {fault}, and callspool would write to it; look at where it came from, then remove it, "
+            f"{path} {fault}, and callspool would write to it; find out where it came from, then remove it, "
             f"or give it to user id {os.geteuid()} if you put it there"
         )
 
 
 def _make_private(directory: Path) -> str | None:
-    """Take from others the right to read files in the directory; returns a warning where they may look into it.
+    """Make the spool's files private; returns a warning if other users may list the directory.
 
-    A copy that was put back often lets everybody read. What belongs to root is left to root.
+    Files of a restored copy are often readable for everybody. Files that belong to root are left as they are.
     """
     for path in (directory / name for name in _COMPONENTS):
         with suppress(FileNotFoundError):
@@ -186,8 +186,8 @@ def _make_private(directory: Path) -> str | None:
     if not status.st_mode & 0o077 or status.st_uid != os.geteuid():
         return None
     return (
-        f"others may look into the spool directory {directory} (mode {stat.S_IMODE(status.st_mode):04o}); its files "
-        f"are for this user alone, their names and sizes are not: chmod 700 {directory}"
+        f"others may list the spool directory {directory} (mode {stat.S_IMODE(status.st_mode):04o}); they cannot read "
+        f"its files, but see their names and sizes: chmod 700 {directory}"
     )
 
 
@@ -205,7 +205,7 @@ def is_owned(directory: Path) -> bool:
         return False
     except OSError as error:
         raise UnsuitableDirectory(
-            f"cannot open {directory / LOCK_NAME}: {error.strerror}; do this as the user that the gateway runs as"
+            f"cannot open {directory / LOCK_NAME}: {error.strerror}; run this as the user of the gateway"
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -217,7 +217,7 @@ def is_owned(directory: Path) -> bool:
 
 
 class DirectoryLock:
-    """The ownership of a spool directory; the kernel gives it back when the process ends, however it ends."""
+    """The ownership of a spool directory. The kernel releases it when the process ends, however it ends."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK_NAME
@@ -227,7 +227,7 @@ class DirectoryLock:
             raise UnsuitableDirectory(f"cannot open {self._path}: {error.strerror}") from error
 
     def acquire(self, timeout: float = 10.0) -> None:
-        """Wait up to `timeout` seconds for a predecessor that is stopping; then raise `SpoolLocked`."""
+        """Wait up to `timeout` seconds for a previous owner to stop; then raise `SpoolLocked`."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -237,13 +237,13 @@ class DirectoryLock:
                     raise SpoolLocked(self._explain(timeout)) from None
                 time.sleep(0.05)
             else:
-                with suppress(OSError):  # for people only, and not worth a failed start on a full disk
+                with suppress(OSError):  # the pid is for people only, not worth a failed start on a full disk
                     os.ftruncate(self._descriptor, 0)
                     os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
                 return
 
     def release(self) -> None:
-        """Give the directory back. Harmless when it is not held."""
+        """Release the directory. Harmless if it is not held."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -260,18 +260,19 @@ class DirectoryLock:
 
 # Quarantine: a corrupt database is moved whole, with its log, into a directory of its own beside the new one.
 #
-# Nothing here is ever deleted by callspool, but by an order to erase calls. A move that a crash interrupted is finished
-# at the next start: the directory says that the move is under way until all is moved.
+# callspool deletes a quarantined database only by an order to erase calls. The next start finishes a move that a crash
+# interrupted: `moving.txt` stays in the directory until everything is moved.
 
 REASON_NAME = "reason.txt"
 MOVING_NAME = "moving.txt"
-"""What the reason is called while the move is under way."""
+"""The name of the file with the reason until the move is complete."""
 _PARTS = (f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", KEYS_NAME, DATABASE_NAME)
-"""The keys go with what they encrypt. The database comes last: while it is there, the rest is not another one's."""
+"""In the order of the move. The keys go with the data that they encrypt. The database goes last: while it is still
+there, the other files belong to it and not to a new one."""
 
 
 def quarantine(directory: Path, reason: str, now: int) -> Path:
-    """Move the database of a closed spool into quarantine; returns where to. `now` in ms. Raises `OSError`."""
+    """Move the database of a closed spool into quarantine; returns the directory. `now` in ms. Raises `OSError`."""
     folder = _new_folder(directory, datetime.fromtimestamp(now / 1000, UTC).strftime("%Y%m%dT%H%M%SZ"))
     with (folder / MOVING_NAME).open("w", encoding="utf-8") as file:
         file.write(reason + "\n")
@@ -284,7 +285,7 @@ def quarantine(directory: Path, reason: str, now: int) -> Path:
 
 
 def finish_quarantines(directory: Path) -> None:
-    """Finish a move that was interrupted. Raises `OSError`."""
+    """Finish interrupted moves. Raises `OSError`."""
     for folder in _folders(directory):
         if (folder / MOVING_NAME).exists():
             _move(directory, folder)
@@ -301,7 +302,7 @@ def remove_quarantined(folder: Path) -> None:
 
 
 def fingerprint(folder: Path) -> dict[str, list[int]]:
-    """The sizes and times of the files of a database, by which a change shows; what is not there is missing."""
+    """The sizes and times of a database's files, to detect a change; a file that does not exist is left out."""
     found = {}
     for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal"):
         with suppress(FileNotFoundError):
@@ -311,7 +312,7 @@ def fingerprint(folder: Path) -> dict[str, list[int]]:
 
 
 def was_imported(folder: Path) -> bool:
-    """Whether a mark says that the records of the database in this directory were imported, as it is now."""
+    """Whether the database in this directory was imported, according to its mark, and has not changed since."""
     try:
         done = json.loads((folder / IMPORTED_NAME).read_text("utf-8"))
         return bool(done["files"] == fingerprint(folder))
@@ -322,7 +323,7 @@ def was_imported(folder: Path) -> bool:
 
 
 def _was_imported_before_6(folder: Path) -> bool:
-    """Marks of before schema version 6 do not say what they are about: what was written since is not meant."""
+    """Marks from before schema version 6 have no fingerprint: they are valid unless a file was written later."""
     try:
         marked_at = (folder / OLD_IMPORTED_NAME).stat().st_mtime_ns
     except OSError:
@@ -331,7 +332,7 @@ def _was_imported_before_6(folder: Path) -> bool:
 
 
 def _folders(directory: Path) -> list[Path]:
-    """By the time in their names."""
+    """The quarantine directories, ordered by the time in their names."""
     prefixes = (QUARANTINE_PREFIX, OLD_QUARANTINE_PREFIX)
     folders = [folder for prefix in prefixes for folder in directory.glob(f"{prefix}*") if folder.is_dir()]
     return sorted(folders, key=lambda folder: folder.name.partition("-")[2])
@@ -350,11 +351,11 @@ def _new_folder(directory: Path, time: str) -> Path:
         if not folder.exists():
             folder.mkdir(mode=0o700)
             return folder
-    raise AssertionError("names do not end")
+    raise AssertionError("unreachable: there are infinitely many names")
 
 
 def _numbered(first: str) -> Iterator[str]:
-    """Two moves in one second need two names."""
+    """Names with a number: two moves within a second need two names."""
     yield first
     number = 2
     while True:
@@ -373,7 +374,7 @@ def _move(directory: Path, folder: Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """Make the names that lie in a directory durable."""
+    """Make the entries of a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

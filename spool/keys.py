@@ -1,15 +1,15 @@
-"""Keys: what payloads and tokens are encrypted with, and how a key is destroyed with what it protects.
+"""The keys that encrypt payloads and tokens: envelope encryption and crypto-shredding.
 
-Three kinds, each wrapped by the one before (AES-256-GCM):
+There are three kinds, each wrapped by the one before (AES-256-GCM):
 
-- The main keys are the operator's, and never on this disk. The first one wraps; the others, older ones, still unwrap.
-- An epoch key wraps the keys of up to `EPOCH_USES` records. It lies, wrapped, in a slot of `spool.keys`, which is
-  overwritten in place and synced: what SQLite leaves in its log and in free pages does not concern it.
-- A data key encrypts one payload, one token, or the spans of one post. It lies, wrapped, beside what it encrypts.
+- Main keys belong to the operator and are never stored on this disk. The first one wraps; older ones still unwrap.
+- An epoch key wraps up to `EPOCH_USES` data keys. It is stored, wrapped, in a slot of `spool.keys`. The slot is
+  overwritten in place and synced, so no copy of the key stays in SQLite's log or free pages.
+- A data key encrypts one payload, one token, or the spans of one post. It is stored, wrapped, beside what it encrypts.
 
-When a record ends, its epoch is marked. Some seconds later whatever lives on of the epoch is wrapped by another one,
-and the epoch's key is overwritten: of the records that ended, every copy of a data key that any file still has is
-useless then, to whoever has the main key, too.
+When a record ends, its epoch is marked. Some seconds later, the data keys of the epoch's other records are wrapped with
+another epoch key, and this one is overwritten. From then on, no copy of an ended record's data key can be unwrapped,
+not even with the main key.
 """
 
 import base64
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 
 KEYS_NAME = "spool.keys"
 NEW_NAME = "spool.keys.new"
-"""What takes its place, while it is written."""
+"""The name of its replacement while that is being written."""
 KEY_BYTES = 32
 EPOCH_USES = 4096
-"""So many data keys are wrapped by one epoch key: some 30 ms of work when what lives on has to be wrapped anew."""
+"""How many data keys one epoch key wraps. Rewrapping that many takes about 30 ms."""
 _NONCE_BYTES = 12
 _KEY_ID_BYTES = 8
 WRAPPED_DOCUMENT_KEY_BYTES = _KEY_ID_BYTES + _NONCE_BYTES + KEY_BYTES + 16
-"""The length of what `MainKey.wrap` makes of a data key."""
+"""The length of a data key wrapped by `MainKey.wrap`."""
 
 
 @cache
 def _aesgcm() -> "type[AESGCM]":
-    """The cipher, imported where a key is configured. Raises `KeyUnavailable` where the library is not installed."""
+    """The cipher, imported only if a key is configured. Raises `KeyUnavailable` if the library is not installed."""
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  # an extra
     except ImportError as error:
         raise KeyUnavailable(
-            "spool.key is set, and the library that encrypts is not installed: pip install 'callspool[encryption]'"
+            "spool.key is set, but the encryption library is not installed: pip install 'callspool[encryption]'"
         ) from error
     return AESGCM
 
@@ -60,7 +60,7 @@ def cipher(key: bytes) -> "AESGCM":
 
 
 def decrypted(with_cipher: "AESGCM", nonce: bytes, data: bytes, authenticated: bytes, reason: str) -> bytes:
-    """What was encrypted. Raises `CorruptPayload` with this reason where that cannot be told."""
+    """The plaintext. Raises `CorruptPayload` with this reason if the data does not authenticate."""
     from cryptography.exceptions import InvalidTag  # noqa: PLC0415  # an extra
 
     try:
@@ -76,17 +76,17 @@ def new_key() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class MainKey:
-    """A key of the operator's."""
+    """A main key, which the operator configured."""
 
     value: bytes
 
     @property
     def key_id(self) -> bytes:
-        """What names it in files and messages; it says nothing about the key."""
+        """Identifies the key in files and messages; a hash, so it reveals nothing of the key."""
         return sha256(b"callspool main key\0" + self.value).digest()[:_KEY_ID_BYTES]
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
-        """A data key, wrapped, behind the name of this one."""
+        """The id of this main key, followed by the wrapped data key."""
         nonce = os.urandom(_NONCE_BYTES)
         return self.key_id + nonce + cipher(self.value).encrypt(nonce, key, context)
 
@@ -97,13 +97,13 @@ class MainKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The main keys: the first one wraps, all of them unwrap. Without any, nothing is encrypted."""
+    """The main keys: the first one wraps, any of them unwraps. If there are none, nothing is encrypted."""
 
     keys: tuple[MainKey, ...] = ()
 
     @classmethod
     def parse(cls, words: Iterable[str]) -> "KeyRing":
-        """From base64 of 32 bytes each. Raises `ValueError`, without any part of a key."""
+        """Keys from base64 of 32 bytes each. Raises `ValueError`, whose message has no part of a key."""
         keys = []
         for number, word in enumerate(words, 1):
             try:
@@ -118,34 +118,34 @@ class KeyRing:
         return cls(tuple(keys))
 
     def by_id(self, key_id: bytes) -> MainKey | None:
-        """The key of this name, if it is there."""
+        """The key with this id, if the ring has it."""
         return next((key for key in self.keys if key.key_id == key_id), None)
 
     def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """What a main key wrapped. Raises `KeyUnavailable` where that is not in the ring, and `CorruptPayload`."""
+        """Unwrap a data key. Raises `KeyUnavailable` if its main key is not in the ring, or `CorruptPayload`."""
         main = self.by_id(wrapped[:_KEY_ID_BYTES])
         if main is None:
             wanted = wrapped[:_KEY_ID_BYTES].hex()
-            raise KeyUnavailable(f"it is encrypted with the key {wanted}, and the keys that were given are {self}")
+            raise KeyUnavailable(f"it is encrypted with the key {wanted}, but the given keys are {self}")
         return _decrypted(cipher(main.value), wrapped[_KEY_ID_BYTES:], context, "its key was changed")
 
     def __str__(self) -> str:
-        """The names of the keys."""
+        """The ids of the keys."""
         return ", ".join(key.key_id.hex() for key in self.keys) or "none"
 
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A data key as it lies in the database: the number of the epoch whose key wraps it, and the wrapped bytes."""
+    """A data key as stored in the database: the number of the epoch whose key wraps it, and the wrapped bytes."""
 
     epoch: int
     value: bytes
 
 
-# The file of epoch keys: slots of one size, none of which lies across the border of two sectors.
+# The file of epoch keys consists of slots of one size; no slot crosses a sector boundary.
 
 _SLOT = struct.Struct(">4sBB2xQ8s60s")
-"""Mark, whether the slot is in use, whether a record of the epoch ended, number, name of the main key, wrapped key."""
+"""Mark, whether the slot is in use, whether a record of the epoch ended, number, id of the main key, wrapped key."""
 _SLOT_BYTES = 128
 _MARK = b"CSK1"
 _GROW_SLOTS = 512
@@ -154,20 +154,20 @@ _ENDED_AT = 5
 
 @dataclass(slots=True, eq=False)
 class _Epoch:
-    """An epoch whose key is there."""
+    """An epoch whose key is available."""
 
     number: int
     slot: int
     cipher: "AESGCM"
     main_key: bytes
-    """The name of the main key that wraps its own."""
+    """The id of the main key that wraps the epoch key."""
     uses: int = 0
     ended: bool = False
-    """Whether something that it protected has ended."""
+    """Whether a record protected by it has ended."""
 
 
 def used_keys(path: Path) -> set[bytes]:
-    """The names of the main keys that the epochs in this file are wrapped by; none where there is no file."""
+    """The ids of the main keys that wrap the epoch keys in this file; none if there is no file."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def used_keys(path: Path) -> set[bytes]:
 
 
 def epochs_in(path: Path) -> set[int]:
-    """The numbers of the epochs whose keys are in this file; none where there is no file."""
+    """The numbers of the epochs whose keys are in this file; none if there is no file."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -185,48 +185,48 @@ def epochs_in(path: Path) -> set[int]:
 
 
 def require_keys(directory: Path, ring: KeyRing) -> None:
-    """Raise `KeyUnavailable` where the spool in `directory` is encrypted with a key that is not in the ring."""
+    """Raise `KeyUnavailable` if the spool in `directory` is encrypted with a key that is not in the ring."""
     path = directory / KEYS_NAME
     missing = sorted(key_id.hex() for key_id in used_keys(path) if ring.by_id(key_id) is None)
     if missing:
         wanted = " and ".join(missing)
         given = f"the configured keys are {ring}" if ring.keys else "no key is configured"
         raise KeyUnavailable(
-            f"the spool in {directory} is encrypted with the key {wanted}, and {given}: let "
-            "CALLSPOOL_SPOOL_KEY_FILE name a file that holds that key (older keys stand below the current one); "
+            f"the spool in {directory} is encrypted with the key {wanted}, but {given}: set "
+            "CALLSPOOL_SPOOL_KEY_FILE to a file that holds that key (older keys go below the current one); "
             "nothing was changed"
         )
 
 
 class SpoolKeys:
-    """The epoch keys of a spool. For the writer's thread, but for `unwrap`, which any thread may call.
+    """The epoch keys of a spool. Only the writer's thread may use them, except `unwrap`, which is thread-safe.
 
-    Without a main key nothing is encrypted, and nothing is written.
+    Without a main key, nothing is encrypted and no file is written.
     """
 
     def __init__(self, path: Path | None = None, ring: KeyRing | None = None) -> None:
         self._ring = ring or KeyRing()
         self.enabled = bool(self._ring.keys)
-        """Whether what comes in is encrypted."""
+        """Whether new payloads are encrypted."""
         self._path = path
         self._epochs: dict[int, _Epoch] = {}
         self._current: dict[bool, _Epoch] = {}
-        """The epoch for new keys, and that for those that lived on."""
+        """The epochs in use: one for new data keys, one for rewrapped data keys."""
         self._free: list[int] = []
         self._slots = 0
         self._descriptor = -1
 
     @classmethod
     def open(cls, directory: Path, ring: KeyRing, *, needed: bool = False) -> "SpoolKeys":
-        """Read the keys of a spool, and make their file where there is a main key, and none yet.
+        """Read the keys of a spool; create their file if there is a main key and no file yet.
 
-        `needed` says whether anything is encrypted with them. Raises `KeyUnavailable` for a missing or wrong main key,
-        or a missing file, and `OSError`.
+        `needed`: whether the spool has data encrypted with them. Raises `KeyUnavailable` if the main key is missing or
+        wrong, or the file is missing, and `OSError`.
         """
         if needed and not used_keys(directory / KEYS_NAME):
             raise KeyUnavailable(
-                f"{directory / KEYS_NAME} is not there or empty, and call logs in the spool are encrypted with the "
-                "keys in it: put it back. If it is lost, so are they: move the database away then, and start anew"
+                f"{directory / KEYS_NAME} is missing or empty, and call logs in the spool are encrypted with its keys: "
+                "restore it. If it is lost, so are they: move the database away, and start with an empty spool"
             )
         _erase(directory / NEW_NAME)
         if ring.keys and not (directory / KEYS_NAME).exists():
@@ -236,7 +236,7 @@ class SpoolKeys:
 
     @classmethod
     def read(cls, directory: Path, ring: KeyRing) -> "SpoolKeys":
-        """The same of a spool that is not this process's own: no file is made."""
+        """Read the keys of a spool that this process does not own; creates no file."""
         require_keys(directory, ring)
         keys = cls(directory / KEYS_NAME, ring)
         if (directory / KEYS_NAME).exists():
@@ -245,7 +245,7 @@ class SpoolKeys:
 
     @property
     def has_file(self) -> bool:
-        """Whether there is a file of keys, be it empty."""
+        """Whether the key file exists, even if it is empty."""
         return self._descriptor >= 0
 
     @property
@@ -262,9 +262,9 @@ class SpoolKeys:
     # Data keys -----------------------------------------------------------------------------------------------------
 
     def wrap(self, secret: bytes, context: bytes, *, lived_on: bool = False) -> WrappedKey:
-        """Wrap a data key, or something as short; `context` says what it is for, and must be said again to unwrap it.
+        """Wrap a data key, or another short secret. `context` says what it is for; unwrapping needs the same context.
 
-        The key that wraps is durable when this returns. Raises `SpoolError` where it cannot be made so.
+        The wrapping epoch key is durable when this returns. Raises `SpoolError` if it cannot be made durable.
         """
         epoch = self._current.get(lived_on)
         if epoch is None or epoch.uses >= EPOCH_USES:
@@ -275,16 +275,16 @@ class SpoolKeys:
         return WrappedKey(epoch.number, nonce + epoch.cipher.encrypt(nonce, secret, context))
 
     def unwrap(self, wrapped: WrappedKey, context: bytes) -> bytes:
-        """What was wrapped. Raises `CorruptPayload` where its epoch is not there any more, or it was changed."""
+        """The secret. Raises `CorruptPayload` if its epoch key no longer exists, or the wrapped key was changed."""
         epoch = self._epochs.get(wrapped.epoch)
         if epoch is None:
-            raise CorruptPayload("the key that it was encrypted with is not there any more")
+            raise CorruptPayload("the key that it was encrypted with no longer exists")
         return _decrypted(epoch.cipher, wrapped.value, context, "its key was changed or belongs to something else")
 
     # The end of epochs ---------------------------------------------------------------------------------------------
 
     def ended(self, numbers: Iterable[int]) -> None:
-        """Something of these epochs has ended, or is about to; durable when this returns. Raises `SpoolError`."""
+        """Mark these epochs: a record of them has ended, or is about to. Durable on return. Raises `SpoolError`."""
         marked = [epoch for number in numbers if (epoch := self._epochs.get(number)) and not epoch.ended]
         if not marked:
             return
@@ -296,13 +296,13 @@ class SpoolKeys:
             epoch.ended = True
 
     def retire(self) -> list[int]:
-        """The epochs of which something ended; nothing is wrapped by them from now on."""
+        """Return the marked epochs; from now on, their keys wrap nothing new."""
         retired = [number for number, epoch in self._epochs.items() if epoch.ended]
         self._current = {kind: epoch for kind, epoch in self._current.items() if not epoch.ended}
         return retired
 
     def destroy(self, numbers: Sequence[int]) -> None:
-        """Overwrite the keys of these epochs; they are gone from the disk when this returns. Raises `SpoolError`."""
+        """Overwrite the keys of these epochs. On return, they are gone from the disk. Raises `SpoolError`."""
         gone = [self._epochs[number] for number in numbers if number in self._epochs]
         self._current = {kind: epoch for kind, epoch in self._current.items() if epoch not in gone}
         if not gone:
@@ -317,7 +317,7 @@ class SpoolKeys:
 
     @property
     def numbers(self) -> list[int]:
-        """Of all epochs."""
+        """The numbers of all epochs."""
         return list(self._epochs)
 
     # The main key --------------------------------------------------------------------------------------------------
@@ -328,10 +328,9 @@ class SpoolKeys:
         return sum(epoch.main_key != self._main.key_id for epoch in self._epochs.values())
 
     def rewrap(self) -> int:
-        """Wrap every epoch key by the current main key; returns how many were not. Raises `SpoolError`.
+        """Wrap every epoch key with the current main key; returns how many had another one. Raises `SpoolError`.
 
-        The new file takes the old one's place in one step, and then the old one is overwritten: a kill leaves one of
-        them.
+        The new file replaces the old one atomically; then the old one is overwritten. A kill leaves one complete file.
         """
         assert self._path is not None
         stale = self.stale
@@ -341,7 +340,7 @@ class SpoolKeys:
         for at, (_, used, ended, number, key_id, wrapped) in _slots(self._read()):
             key = self._unwrapped(number, key_id, wrapped)
             epoch = self._epochs.get(number)
-            if key is None or epoch is None:  # damaged: it stays as it is
+            if key is None or epoch is None:  # damaged: keep the slot unchanged
                 _SLOT.pack_into(data, at, _MARK, used, ended, number, key_id, wrapped)
             else:
                 data[at : at + _SLOT_BYTES] = self._slot_of(number, key, ended=epoch.ended)
@@ -384,7 +383,7 @@ class SpoolKeys:
         self._free = [slot for slot in range(self._slots) if slot not in taken]
 
     def _unwrapped(self, number: int, key_id: bytes, wrapped: bytes) -> bytes | None:
-        """The key of an epoch; None for a slot that is damaged, or was never synced."""
+        """The key of an epoch; None if its slot is damaged or was never synced."""
         main = self._ring.by_id(key_id)
         try:
             return None if main is None else _decrypted(cipher(main.value), wrapped, _epoch_context(number), "damaged")
@@ -397,7 +396,7 @@ class SpoolKeys:
             os.fsync(self._descriptor)
             self._free = list(range(self._slots, self._slots + _GROW_SLOTS))
             self._slots += _GROW_SLOTS
-        # By chance: whatever of an earlier epoch lies about somewhere, in a copy of the spool, too, has another number.
+        # A random number: no leftover of an earlier epoch, even in a copy of the spool, has the same one.
         number, slot, key = secrets.randbits(62), self._free[-1], new_key()
         _write_at(self._descriptor, self._slot_of(number, key, ended=False), slot * _SLOT_BYTES)
         os.fdatasync(self._descriptor)
@@ -415,7 +414,7 @@ class SpoolKeys:
 
 
 def _slots(data: bytes) -> Iterable[tuple[int, tuple[bytes, int, int, int, bytes, bytes]]]:
-    """Where each slot in use begins, and its fields."""
+    """The offset and the fields of each slot in use."""
     for at in range(0, len(data) - _SLOT_BYTES + 1, _SLOT_BYTES):
         fields = _SLOT.unpack_from(data, at)
         if fields[0] == _MARK and fields[1]:
@@ -432,7 +431,7 @@ def _decrypted(with_cipher: "AESGCM", data: bytes, context: bytes, reason: str) 
 
 @contextmanager
 def _written_to(path: Path | None) -> Iterator[None]:
-    """Raise the spool's errors instead of the operating system's from the block."""
+    """Translate `OSError` from the block into the spool's errors."""
     try:
         yield
     except OSError as error:
@@ -443,7 +442,7 @@ def _written_to(path: Path | None) -> Iterator[None]:
 
 
 def _erase(path: Path) -> None:
-    """Overwrite a file and remove it, if it is there."""
+    """Overwrite and remove a file, if it exists."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -33,10 +33,10 @@ JSON_TYPE = "application/json"
 
 
 class Role(IntEnum):
-    """What a token lets its holder do."""
+    """What a token permits."""
 
     READ = 1
-    """See lists, traces, and what call logs hold."""
+    """See lists, traces, and the contents of call logs."""
     OPERATE = 2
     """Give orders that lose nothing and send nothing elsewhere."""
     ADMIN = 3
@@ -151,7 +151,7 @@ _ABOUT = "For people and scrapers: status, calls, deliveries, orders. Roles: doc
 
 
 class _Operation(NamedTuple):
-    """What is known of a route besides its rule."""
+    """How the document describes a route, besides its rule."""
 
     summary: str
     answer: type | None = None
@@ -166,33 +166,33 @@ _OPERATIONS: Mapping[str, _Operation] = {
     "GET /dead": _Operation("Dead letters, for browsers."),
     "GET /destinations": _Operation("Destinations and their last errors, for browsers."),
     "GET /similar": _Operation("Similar calls and callbacks, for browsers."),
-    "POST /similar": _Operation("The same, with a form: `like`, `how`, `agent`, `since`, `score`, `project`."),
+    "POST /similar": _Operation("Similar calls, by a form: `like`, `how`, `agent`, `since`, `score`, `project`."),
     "GET /tenants": _Operation("Tenants, for browsers."),
     "GET /settings": _Operation("The settings in force, for browsers; secrets are masked."),
-    "GET /assets/{name}": _Operation("A script or a style of the pages."),
+    "GET /assets/{name}": _Operation("A script or a stylesheet of the pages."),
     "GET /api/events": _Operation("Server-sent events: status, sample, beat."),
-    "GET /sign-in": _Operation("A field for a token, for browsers."),
+    "GET /sign-in": _Operation("The sign-in form, for browsers."),
     "POST /sign-in": _Operation("Begin a browser's session: a form with `token` and `to`."),
     "POST /sign-out": _Operation("End a browser's session."),
     "GET /openapi.json": _Operation("This document."),
     "GET /metrics": _Operation("Metrics for Prometheus."),
-    "GET /healthz": _Operation("Whether the process lives."),
-    "GET /readyz": _Operation("Whether posts can be accepted: 200, or 503 with the reasons."),
+    "GET /healthz": _Operation("Liveness: whether the process responds."),
+    "GET /readyz": _Operation("Readiness: 200 if posts can be accepted, else 503 with the reasons."),
     "GET /api/status": _Operation("Backlog, destinations and spool.", Status),
-    "GET /api/live-calls": _Operation("The calls that go on, by their heartbeats.", LiveList),
+    "GET /api/live-calls": _Operation("Live calls, by their heartbeats.", LiveList),
     "GET /api/traces": _Operation("The newest records of all calls.", NewestTraces, query=("after", "limit")),
     "GET /api/calls": _Operation(
-        "The newest calls of the store.",
+        "The newest calls in the store.",
         CallList,
         query=("limit", "since", "until", "agent", "number", "state", "id_prefix"),
     ),
-    "GET /api/calls/{call_id}": _Operation("A call of the store; without a store its trace.", CallEntry),
+    "GET /api/calls/{call_id}": _Operation("A call in the store; without a store, its trace.", CallEntry),
     "GET /calls": _Operation("The list of calls, for browsers.", query=("q", "agent", "state", "before", "after")),
     "GET /calls/{call_id}": _Operation("One call, for browsers."),
-    "GET /api/calls/{call_id}/log": _Operation("The call log as posted, while it is here."),
+    "GET /api/calls/{call_id}/log": _Operation("The call log as posted, as long as the spool has it."),
     "GET /api/calls/{call_id}/detail": _Operation("The detail of a call."),
     "GET /api/deliveries": _Operation("Deliveries that have not ended.", DeliveryPage, query=_SELECTION),
-    "GET /api/deliveries/{key}": _Operation("All of one delivery.", DeliveryReport),
+    "GET /api/deliveries/{key}": _Operation("One delivery, in full.", DeliveryReport),
     "GET /api/documents/{key}": _Operation("The document of a delivery."),
     "GET /api/tenants": _Operation("Tenants, and agents without one.", TenantList),
     "POST /api/tenants/assign": _Operation("Give an agent to a tenant.", Assigned),
@@ -226,7 +226,7 @@ def _described(route: str, path: str, rule: Rule) -> dict[str, Any]:
         for name in re.findall(r"{(\w+)}", path)
     ]
     in_query = [{"name": name, "in": "query", "schema": {"type": "string"}} for name in operation.query]
-    good: dict[str, Any] = {"description": "Done." if rule.is_order else "What was asked for."}
+    good: dict[str, Any] = {"description": "Done." if rule.is_order else "Success."}
     if operation.answer is not None:
         good["content"] = json_content(ref(operation.answer.__name__))
     made: dict[str, Any] = {

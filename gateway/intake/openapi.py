@@ -27,9 +27,9 @@ _ACCEPTED = {
         "call_id": {"type": "string"},
         "record_id": {"type": "string"},
         "upload_method": {"enum": ["single", "two_phase"]},
-        "duplicate": {"type": "boolean", "description": "Whether it was accepted before; it is not stored again."},
+        "duplicate": {"type": "boolean", "description": "Accepted before, so not stored again."},
         "superseded": {"type": "boolean", "description": "A later event of the call is known: recorded, not sent."},
-        "sha256": {"type": "string", "description": "Of the decoded body without its `token`."},
+        "sha256": {"type": "string", "description": "SHA-256 of the decoded body without its `token`."},
         "raw_bytes": {"type": "integer"},
         "stored_bytes": {"type": "integer"},
     },
@@ -42,17 +42,17 @@ _HEARD = {
         "call_id": {"type": "string"},
         "live": {"type": "boolean", "description": "False: the call has ended; stop."},
         "turns": {"type": "integer", "description": "How many turns of the call are durable."},
-        "lost_after_seconds": {"type": "number", "description": "The agent counts as lost after so much silence."},
+        "lost_after_seconds": {"type": "number", "description": "After this much silence, the agent counts as lost."},
     },
 }
 _ABOUT_CALL: dict[str, Any] = {
     "type": "object",
-    "description": "Members of a call log, for the one that is made if the agent is lost.",
+    "description": "Members of the call log that callspool makes if the agent is lost.",
     "properties": {"agent_id": {"type": "string"}, "call_started_at": {"type": "string"}},
 }
 _TURN = {
     "type": "object",
-    "description": "With an `index`, or an `id`: posted again, it takes the place of the first.",
+    "description": "A turn with an `index` or an `id`; a later one with the same replaces it.",
     "properties": {
         "index": {"type": "integer", "minimum": 0},
         "id": {"type": ["string", "integer"]},
@@ -79,7 +79,7 @@ def document() -> bytes:
 
 def _paths() -> dict[str, Any]:
     accepted = {"description": "Durable.", "content": json_content(ref("Accepted"))}
-    found = {"description": "Where its records are.", "content": json_content(ref("CallTrace"))}
+    found = {"description": "The trace of the call.", "content": json_content(ref("CallTrace"))}
     call_id = {"name": "call_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     address = {
         "type": "object",
@@ -87,21 +87,23 @@ def _paths() -> dict[str, Any]:
         "properties": {name: {"type": "string"} for name in ("upload_url", "s3_key", "s3_bucket")},
     }
     asked = {"type": "object", "required": ["call_id"], "properties": {"call_id": {"type": ["string", "integer"]}}}
-    heard = {"description": "Heard; turns are durable.", "content": json_content(ref("Heard"))}
+    heard = {"description": "Received; turns are durable.", "content": json_content(ref("Heard"))}
     many = {"type": "array", "minItems": 1, "maxItems": 1000, "items": _TURN}
     turns = {**_ABOUT_CALL, "required": ["turns"], "properties": {**_ABOUT_CALL["properties"], "turns": many}}
-    lines = {"application/x-ndjson": {"schema": {"type": "string", "description": "A call log a line."}}}
+    lines = {"application/x-ndjson": {"schema": {"type": "string", "description": "One call log per line."}}}
     spans = {
         kind: {"schema": {"description": "An ExportTraceServiceRequest of OTLP."}}
         for kind in ("application/x-protobuf", "application/json")
     }
     return {
         "/v1/calls": {"post": _operation("Post a call log.", {"202": accepted}, _BODY)},
-        "/send-call-log": {"post": _operation("The same, as the SDK posts; any prefix.", {"202": accepted}, _BODY)},
+        "/send-call-log": {
+            "post": _operation("Post a call log, as the SDK does; any prefix.", {"202": accepted}, _BODY)
+        },
         "/v1/calls/batch": {
             "post": _operation(
-                "Post many call logs; an answer line for each line.",
-                {"200": {"description": "A line for each.", "content": lines}},
+                "Post many call logs; the response has a line for each.",
+                {"200": {"description": "One result per line.", "content": lines}},
                 {"required": True, "content": lines},
             )
         },
@@ -112,7 +114,7 @@ def _paths() -> dict[str, Any]:
         "/v1/calls/{call_id}/heartbeat": {
             "parameters": [call_id],
             "post": _operation(
-                "The call goes on. A body is not needed.",
+                "Report that the call is still live. The body is optional.",
                 {"200": heard},
                 {"required": False, "content": json_content(_ABOUT_CALL)},
             ),
@@ -120,21 +122,21 @@ def _paths() -> dict[str, Any]:
         "/v1/calls/{call_id}/turns": {
             "parameters": [call_id],
             "post": _operation(
-                "What was said since. A heartbeat, too.",
+                "Store turns of a live call. Counts as a heartbeat, too.",
                 {"200": heard},
                 {"required": True, "content": json_content(turns)},
             ),
         },
         "/get-upload-url": {
             "post": _operation(
-                "An address to PUT a call log to; any prefix.",
-                {"200": {"description": "The address.", "content": json_content(address)}},
+                "Request an upload address, to PUT a call log to; any prefix.",
+                {"200": {"description": "The upload address.", "content": json_content(address)}},
                 {"required": True, "content": json_content(asked)},
             )
         },
         "/v1/traces": {
             "post": _operation(
-                "Spans of a call, by OTLP.",
+                "Post spans of a call, by OTLP.",
                 {"200": {"description": "Durable.", "content": spans}},
                 {"required": True, "content": spans},
             )

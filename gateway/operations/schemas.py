@@ -16,7 +16,7 @@ LARGEST_LIMIT = 500
 
 
 class OrderName(StrEnum):
-    """What can be ordered."""
+    """The orders."""
 
     REPLAY = "replay"
     """Send dead letters again."""
@@ -31,35 +31,35 @@ class OrderName(StrEnum):
 
 
 class Select(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Selects the deliveries of which all of this is true."""
+    """A filter of deliveries: it selects those that match all of its fields."""
 
     states: tuple[str, ...] = ()
-    """`dead`, `ready`, `waiting`, `held`, or `queued` for the last three; empty: those that the request is about."""
+    """`dead`, `ready`, `waiting`, `held`, or `queued` for the last three; empty: those that the order is for."""
     destination: str | None = None
     form: str | None = None
     reason: str | None = None
-    """A text in the reason, in capitals or not."""
+    """A text in the reason; case does not matter."""
     older_than: float | None = None
     newer_than: float | None = None
-    """A dead letter's age counts from when it became one, any other delivery's from when its call log was accepted."""
+    """The age counts from `since`: when it became a dead letter, else when its call log was accepted."""
     target: str | None = None
-    """A call id, a record id, or a record id with a form and a destination behind it: `1f0c9d2e-7/detail/endpoint`."""
+    """A call id, a record id, or a record id followed by form and destination: `1f0c9d2e-7/detail/endpoint`."""
     kind: str | None = None
-    """Of the reason: `refused`, `too_large`, `unknown_call`, `token`, `unreadable`, `wrong_kind`, `given_up` or
-    `other`."""
+    """The kind of the reason: `refused`, `too_large`, `unknown_call`, `token`, `unreadable`, `wrong_kind`, `given_up`
+    or `other`."""
     keys: tuple[str, ...] = ()
-    """Names of deliveries, each with form and destination, at most 200: those, and nothing else that is said here but
-    their states. What has ended meanwhile is left out."""
+    """Ids of deliveries, each with form and destination, at most 200. Of the other fields, only `states` then applies.
+    Deliveries that have ended meanwhile are left out."""
 
 
 class OrderRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One step of an order: it is carried out for what one page of the selection holds."""
+    """One step of an order, for one page of the selection."""
 
     select: Select
     cursor: str | None = None
     """Where the step before ended; None for the first."""
     dry_run: bool = False
-    """Say what the step is about, and change nothing."""
+    """Report what the step would change, and change nothing."""
     to: str | None = None
     """For `reroute`: the destination to move to."""
     token: str | None = None
@@ -72,11 +72,11 @@ class OrderStep(msgspec.Struct, frozen=True, kw_only=True):
     matched: int
     """Deliveries that the selection matched."""
     matched_bytes: int
-    """What their documents take as JSON."""
+    """The size of their documents as JSON."""
     done: int
     """Deliveries for which the order was carried out, those that depend on a matched one included."""
     left_out: int = 0
-    """In a dry run: how many of the matched ones a reroute would leave where they are."""
+    """In a dry run: how many of the matched ones a reroute would not move."""
     along: int = 0
     """In a dry run: deliveries that depend on a matched one, and would be moved, freed or discarded with it."""
     cursor: str | None
@@ -87,7 +87,7 @@ class DeliveryEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery that has not ended."""
 
     key: str
-    """Names it in orders: record id, form and destination."""
+    """Its id in orders: record id, form and destination."""
     record_id: str
     call_id: str
     agent_id: str | None
@@ -98,18 +98,18 @@ class DeliveryEntry(msgspec.Struct, frozen=True, kw_only=True):
     lane: str
     state: str
     reason: str | None
-    """Of the last failure, or why it is set aside."""
+    """The reason of the last failure, or why it waits."""
     attempts: int
     """How many attempts have failed."""
     accepted_at: str
     since: str
-    """When it became a dead letter; for any other delivery when its call log was accepted."""
+    """When it became a dead letter; for any other delivery, when its call log was accepted."""
     age_seconds: float
     """From `since` to now."""
     next_attempt_at: str | None
-    """When it is tried next; None unless it is ready."""
+    """When the next attempt is due; None unless it is ready."""
     bytes: int
-    """What its document takes as JSON, before any encoding."""
+    """The size of its document as JSON, before any encoding."""
     idempotency_key: str
     via: str | None = None
     """The gateways that passed it on, as `Via` lists them."""
@@ -118,7 +118,7 @@ class DeliveryEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of deliveries in commit order; perhaps empty, though there are more behind it."""
+    """A page of deliveries in commit order. It may be empty even if more pages follow."""
 
     deliveries: tuple[DeliveryEntry, ...]
     cursor: str | None
@@ -126,14 +126,14 @@ class DeliveryPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is known of one delivery."""
+    """Everything known about one delivery."""
 
     delivery: DeliveryEntry
     advice: str
     """What to do about its reason."""
     record: RecordTrace
     preview: str | None
-    """The start of its document, with secrets masked; None where it cannot be read."""
+    """The start of its document, with secrets masked; None if it cannot be read."""
     preview_complete: bool
     """Whether that is all of it."""
 
@@ -163,7 +163,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A further line: a dead letter, or what is held with one. Times are ISO 8601 in UTC."""
+    """A further line: a dead letter, or a delivery held with one. Times are ISO 8601 in UTC."""
 
     record_id: str
     """With the form it makes the idempotency key, which an import keeps."""
@@ -179,10 +179,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     accepted_at: str
     since: str
-    """When it became a dead letter; for what is held when its call log was accepted."""
+    """When it became a dead letter; for a held delivery, when its call log was accepted."""
     idempotency_key: str
     file: str | None
-    """Its document, below the folder; None where that could not be read."""
+    """The path of its document, below the folder; None if the document could not be read."""
     sha256: str | None
     """Of the file."""
     file_bytes: int
@@ -226,11 +226,11 @@ IMPORT_TYPE = "application/vnd.callspool.dead-letter"
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of the documents behind that line."""
+    """One of the documents that follow that line."""
 
     form: str
     bytes: int
-    """As it lies there, compressed."""
+    """Its size there, compressed."""
     sha256: str
 
 
@@ -253,18 +253,18 @@ class ImportHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer, once it is durable."""
+    """The response, after the import is durable."""
 
     record_id: str
     duplicate: bool
-    """Whether it was here already: nothing was stored."""
+    """Whether the spool had it already, so that nothing was stored."""
 
 
 # How the gateway and its destinations are: `/api/status`, and the answer to an order to resume.
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something that an operator may want to know."""
+    """An event that may matter to operators."""
 
     at: str
     """ISO 8601 in UTC."""
@@ -293,7 +293,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     oldest_seconds: float | None
     """Age of the oldest record still to be delivered."""
     oldest_ready_seconds: float | None = None
-    """The same of what waits for its destination alone: not of what waits for another delivery of its call."""
+    """The same for deliveries that wait only for their destination, not for another delivery of their call."""
 
     @property
     def pending(self) -> int:

@@ -178,7 +178,7 @@ async def test_a_key_is_gone_when_its_record_has_ended(tmp_path: Path) -> None:
         assert spool._writer.keys.unwrap(copy, context)
         await spool.settle(ended, Delivered())
         await spool._shredder.shred()
-        with pytest.raises(CorruptPayload, match="not there any more"):
+        with pytest.raises(CorruptPayload, match="no longer exists"):
             spool._writer.keys.unwrap(copy, context)
         assert await uncached(spool, stayed) == body
         assert stayed.record.token_id is not None
@@ -247,7 +247,7 @@ async def test_lost_keys_are_named_at_the_start(tmp_path: Path) -> None:
     async with opened(tmp_path, keys=RING) as spool:
         await spool.accept(a_record())
     (tmp_path / KEYS_NAME).rename(tmp_path / "elsewhere")
-    with pytest.raises(KeyUnavailable, match="put it back"):
+    with pytest.raises(KeyUnavailable, match="restore it"):
         await _open(tmp_path, RING)
     assert not (tmp_path / KEYS_NAME).exists()
     (tmp_path / "elsewhere").rename(tmp_path / KEYS_NAME)
