@@ -55,6 +55,13 @@ class NoGateway(Exception):
     """Nothing answers at the admin address, or what answers is no gateway."""
 
 
+class BrokenOff(NoGateway):
+    """The gateway's answer ended in the middle: what came of an order is not known."""
+
+
+NO_LAST_LINE = BrokenOff("The answer of the gateway ended before its last line; the outcome is unknown")
+
+
 class Refused(Exception):
     """The gateway answered with an error; `code` is its own word for it, `runbook` where more is said about it."""
 
@@ -229,7 +236,15 @@ def converse(address: ListenAddress, document: bytes, *path: str) -> Iterator[by
     """The lines of the answer to a POST of this JSON document, as they come; raises like `ask`."""
     headers = {"Content-Type": "application/json"}
     with _answer(address, "POST", path, headers=headers, body=document) as response:
-        yield from response
+        line = bytearray()
+        while block := response.read1():  # unlike `readline`, it raises where the connection is cut
+            *ends, begun = block.split(b"\n")
+            for end in ends:
+                yield bytes(line + end)
+                line.clear()
+            line += begun
+        if line:
+            yield bytes(line)
 
 
 def download(
@@ -239,6 +254,8 @@ def download(
     with _answer(address, "GET", path, query=query, headers=headers) as response:
         while block := response.read(BLOCK_BYTES):
             yield block
+        if response.length:  # as above
+            raise http.client.IncompleteRead(b"", response.length)
 
 
 def send(address: ListenAddress, content_type: str, blocks: Iterable[bytes], size: int, *path: str) -> bytes:
@@ -258,10 +275,11 @@ def _answer(
     headers: Mapping[str, str] | None = None,
     body: bytes | Iterable[bytes] | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
-    """An answer that is no error; a failure before its body is read raises NoGateway.
+    """An answer that is no error; raises NoGateway where none begins, and BrokenOff where one does not end.
 
     Where no gateway runs, and the command may do without one, its spool answers.
     """
+    begun = False
     address = _stopped_gateway() or address
     connection = connect(address, "admin", _TIMEOUT_SECONDS)
     target = "/" + "/".join(quote(part, safe="") for part in path)
@@ -279,8 +297,12 @@ def _answer(
         response = connection.getresponse()
         if response.status != 200:
             raise _refusal(address, response.status, response.read())
+        begun = True
         yield response
     except (OSError, http.client.HTTPException) as error:
+        if begun:
+            outcome = "" if method == "GET" else "; the outcome is unknown"
+            raise BrokenOff(f"The answer of the gateway at {address} ended in the middle{outcome}") from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NoGateway(f"No gateway answers at {address}: {reason}") from error
     finally:
@@ -309,7 +331,7 @@ def _open_stopped_spool(path: Sequence[str]) -> ListenAddress | None:
     no such spool.
     """
     context = click.get_current_context(silent=True)
-    if context is None or path[-1] in _NEEDS_GATEWAY or not _asked_of_this_machine(context):
+    if context is None or path[-1] in _NEEDS_GATEWAY or not asked_of_this_machine(context):
         return None
     spool = _spool_directory()
     if not (spool / "spool.db").exists():
@@ -332,7 +354,7 @@ def _open_stopped_spool(path: Sequence[str]) -> ListenAddress | None:
     return address
 
 
-def _asked_of_this_machine(context: click.Context) -> bool:
+def asked_of_this_machine(context: click.Context) -> bool:
     """Whether the gateway is the configured one, here: its own environment says where it listens, as its file does."""
     source, address = context.get_parameter_source("address"), context.params.get("address")
     if source is ParameterSource.ENVIRONMENT and isinstance(address, ListenAddress):
@@ -428,6 +450,8 @@ _START_HINT = (
     "Start one with `callspool run`, or name its address with --admin (HOST:PORT, unix:PATH or https://HOST:PORT)."
 )
 
+_AGAIN_HINT = "Look with `callspool status` whether it runs, and repeat the command: nothing is done twice."
+
 _UNKNOWN = ("unknown_call", "unknown_delivery")
 
 
@@ -436,6 +460,9 @@ def explained() -> Iterator[None]:
     """Ends the command with a sentence when the gateway does not answer, or not as it should."""
     try:
         yield
+    except BrokenOff as error:
+        complain(f"{error}.", hint=_AGAIN_HINT)
+        raise SystemExit(Exit.FAILED) from None
     except NoGateway as error:
         complain(f"{error}.", hint=_START_HINT, runbook=RUNBOOK_OF["no_gateway"])
         raise SystemExit(Exit.NO_GATEWAY) from None

@@ -8,7 +8,7 @@ import msgspec
 
 from config.values import ListenAddress
 from gateway.cli import Exit
-from gateway.cli.client import admin_option, converse, explained
+from gateway.cli.client import NO_LAST_LINE, admin_option, converse, explained
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.formatting import count_text, counted
 from gateway.operations.erasure import (
@@ -78,9 +78,8 @@ def erase(
                 raise SystemExit(Exit.FAILED)
             else:
                 report = line
-    if report is None:
-        complain("The gateway stopped before the end.", hint=_AGAIN)
-        raise SystemExit(Exit.FAILED)
+        if report is None:
+            raise NO_LAST_LINE
     if exports:
         places = [_erase_export(directory, order, report) for directory in exports]
         report = msgspec.structs.replace(report, places=(*report.places, *places))

@@ -15,7 +15,15 @@ import msgspec
 
 from config.values import ListenAddress
 from gateway.cli import Exit
-from gateway.cli.client import NoGateway, admin_address, converse, explained
+from gateway.cli.client import (
+    NO_LAST_LINE,
+    BrokenOff,
+    NoGateway,
+    admin_address,
+    asked_of_this_machine,
+    converse,
+    explained,
+)
 from gateway.cli.options import loaded_or_exit, spool_option
 from gateway.cli.output import Tell, complain, output, plain, progress_bar, table
 from gateway.formatting import bytes_text, count_text, counted
@@ -89,6 +97,7 @@ def adopt(directory: Path, file: Path | None, address: ListenAddress, *, dry_run
 def _carry_out(order: SalvageOrder, file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
     """At the gateway, if one answers, else in the spool itself; every report is shown as it comes."""
     failed = False
+    last: Line | None = None
 
     def alone() -> Iterator[Line]:
         return in_own_spool(file, lambda spool: carry_out(spool.salvage, order))
@@ -96,7 +105,10 @@ def _carry_out(order: SalvageOrder, file: Path | None, address: ListenAddress, *
     with explained(), progress_bar() as tell:
         for line in _lines(address, msgspec.json.encode(order), "salvage", _decode, file, alone):
             failed = isinstance(line, Failed) or failed
-            _show(line, tell, as_json=as_json)
+            _show(line, tell, begun=isinstance(last, Progress), as_json=as_json)
+            last = line
+        if last is None or isinstance(last, Progress):
+            raise NO_LAST_LINE
     if failed:
         raise SystemExit(Exit.FAILED)
 
@@ -109,14 +121,30 @@ def _lines(
     file: Path | None,
     alone: Callable[[], Iterator[_Line]],
 ) -> Iterator[_Line]:
-    """The lines of the gateway's answer, or those of `alone` where no process has the spool."""
+    """The lines of the gateway's answer, or those of `alone` where no process has the configured spool.
+
+    Another gateway that was asked for, or one that stops in the middle, is not stood in for.
+    """
     try:
         for raw in converse(address, order, "api", path):
             if raw.strip():
                 yield decode(raw)
+    except BrokenOff:
+        raise
     except NoGateway:
-        if is_owned(_spool_directory(file)):
-            raise
+        spool = _spool_directory(file)
+        try:
+            if not asked_of_this_machine(click.get_current_context()) or is_owned(spool):
+                raise
+        except SpoolError as error:
+            complain(f"{error}.")
+            raise SystemExit(Exit.FAILED) from None
+        if not (spool / DATABASE_NAME).exists():
+            complain(
+                f"No gateway runs, and there is no spool in {spool}: {DATABASE_NAME} is missing.",
+                hint="Name the configuration of the gateway with --config, or start the gateway.",
+            )
+            raise SystemExit(Exit.USAGE) from None
         yield from alone()
 
 
@@ -156,14 +184,16 @@ async def _next(lines: AsyncIterator[_Line]) -> _Line | None:
     return await anext(lines, None)
 
 
-def _show(line: Line, tell: Tell, *, as_json: bool) -> None:
-    """A line for people, or as it came."""
+def _show(line: Line, tell: Tell, *, begun: bool, as_json: bool) -> None:
+    """A line for people, or as it came; `begun`: something of its directory may have been imported before."""
     match line:
         case Progress():
             tell(line.what, line.done, line.total)
         case Failed():
+            where = "" if line.directory in line.reason else f"{line.directory}: "
             complain(
-                f"{line.directory}: {line.reason}.", hint="What was already imported stays, and is not imported twice."
+                f"{where}{line.reason}.",
+                hint="What was already imported stays, and is not imported twice." if begun else "",
             )
         case NothingToDo() if not as_json:
             complain("No database in quarantine is left to import.", style="green")
@@ -272,9 +302,8 @@ def rekey(file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
                     raise SystemExit(Exit.FAILED)
                 case RekeyReport():
                     report = line
-    if report is None:
-        complain("The gateway stopped before it was done: run it again, and it resumes.")
-        raise SystemExit(Exit.FAILED)
+        if report is None:
+            raise NO_LAST_LINE
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
         return

@@ -77,10 +77,11 @@ class SalvageService:
         self._refuse_own(task.directory)
         if not task.directory.is_dir():
             raise UnsuitableDirectory(f"{task.directory} is no directory")
-        if not task.adopt and not (task.directory / LOCK_NAME).exists():
-            _require_database(task.directory)  # a copy, or a database in quarantine: no gateway ever lived there
-            yield
-            return
+        if not (task.directory / LOCK_NAME).exists():
+            _require_database(task.directory)  # a lock would make a spool of any directory
+            if not task.adopt:  # a copy, or a database in quarantine: no gateway ever lived there
+                yield
+                return
         lock = DirectoryLock(task.directory)
         lock.acquire(0.0)
         try:
@@ -120,5 +121,5 @@ def _require_database(directory: Path) -> None:
     if (directory / DATABASE_NAME).exists():
         return
     adopted = [folder for folder in sorted(directory.iterdir()) if folder.is_dir() and was_imported(folder)]
-    hint = f": it was adopted before, see {adopted[-1]}" if adopted else ""
-    raise UnsuitableDirectory(f"there is no spool in {directory}{hint}")
+    hint = f"it was adopted before, see {adopted[-1]}" if adopted else f"{DATABASE_NAME} is missing"
+    raise UnsuitableDirectory(f"there is no spool in {directory}: {hint}")
