@@ -190,11 +190,8 @@ class ClickHouseServer:
 
     def stop(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        with self._process:  # closes its pipes, and waits for it
+            self._process.kill()
         self._folder.cleanup()
 
 

@@ -115,11 +115,8 @@ class MockCluster:
 
     def stop(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        with self._process:  # closes its pipes, and waits for it
+            self._process.kill()
 
     def _tell(self, order: str) -> None:
         assert self._process.stdin is not None

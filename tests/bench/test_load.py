@@ -67,14 +67,14 @@ async def test_a_refused_post_is_not_counted_as_acknowledged() -> None:
     assert measured.latency.count == 10
 
 
+async def accept(request: web.Request) -> web.Response:
+    await request.read()
+    return web.json_response({}, status=202)
+
+
 async def test_the_load_ends_by_itself_when_its_time_is_over() -> None:
     """The time bounds a load, whatever the number of posts may be."""
-
-    async def take(request: web.Request) -> web.Response:
-        await request.read()
-        return web.json_response({}, status=202)
-
-    async with serving(take) as port:
+    async with serving(accept) as port:
         measured = await load(port, seconds=0.2, max_posts=1_000_000)
     assert measured.posts > 0
     assert 0 < measured.seconds < 5
@@ -82,12 +82,7 @@ async def test_the_load_ends_by_itself_when_its_time_is_over() -> None:
 
 async def test_what_is_answered_while_warming_up_is_not_measured() -> None:
     """Posts before the end of the warm-up count nowhere."""
-
-    async def take(request: web.Request) -> web.Response:
-        await request.read()
-        return web.json_response({}, status=202)
-
-    async with serving(take) as port:
+    async with serving(accept) as port:
         measured = await load(port, warmup=30.0, max_posts=5)
     assert (measured.posts, measured.statuses, measured.per_second) == (0, {}, 0.0)
 

@@ -145,17 +145,23 @@ async def test_a_gateway_that_starts_has_pages(aiohttp_client: AiohttpClient, pa
     assert "<h1" in await answer.text()
 
 
-async def test_a_page_that_asks_for_itself_reads_no_call_log(
-    admin: AskedSpoolAdmin, aiohttp_client: AiohttpClient
-) -> None:
-    """What was said stays on the page as it is: only where its parts are is looked at again, and not too often."""
-    said = b'{"call_id": "call-1", "transcript_json": [{"role": "user", "content": "my tooth hurts"}]}'
-    await admin.spool.accept(a_record("call-1", body=said))
+async def client_of_call(admin: AskedSpoolAdmin, aiohttp_client: AiohttpClient, body: bytes) -> Client:
+    """An operator's client of a gateway whose spool has this call log of call-1."""
+    await admin.spool.accept(a_record("call-1", body=body))
     world = AdminFigures(
         calls={"call-1": await admin.spool.trace("call-1")}, delivery_admin=admin.delivery_admin, spool=admin.spool
     )
     client = await aiohttp_client(world.app)
     client.session.headers.update(AUTHORIZED)
+    return client
+
+
+async def test_a_page_that_asks_for_itself_reads_no_call_log(
+    admin: AskedSpoolAdmin, aiohttp_client: AiohttpClient
+) -> None:
+    """What was said stays on the page as it is: only where its parts are is looked at again, and not too often."""
+    said = b'{"call_id": "call-1", "transcript_json": [{"role": "user", "content": "my tooth hurts"}]}'
+    client = await client_of_call(admin, aiohttp_client, said)
     whole = await page_of(client, "/calls/call-1")
     assert "my tooth hurts" in whole
     assert 'data-pause="5"' in whole
@@ -169,12 +175,7 @@ async def test_a_call_with_times_that_have_no_date_has_its_page(
 ) -> None:
     """Agents write what they like; what was said is shown all the same."""
     said = b'{"call_id": "call-1", "call_started_at": -1e15, "transcript_json": [{"role": "user", "content": "hello"}]}'
-    await admin.spool.accept(a_record("call-1", body=said))
-    world = AdminFigures(
-        calls={"call-1": await admin.spool.trace("call-1")}, delivery_admin=admin.delivery_admin, spool=admin.spool
-    )
-    client = await aiohttp_client(world.app)
-    client.session.headers.update(AUTHORIZED)
+    client = await client_of_call(admin, aiohttp_client, said)
     assert "hello" in await page_of(client, "/calls/call-1")
 
 
@@ -183,12 +184,7 @@ async def test_a_call_of_very_many_values_is_not_taken_apart(
 ) -> None:
     """A million empty spans, 3 MB, took 400 MB and 40 s of whoever opened the page."""
     log = b'{"call_id": "call-1", "telemetry_data": {"session_traces": [%b]}}' % b",".join(300_000 * [b"{}"])
-    await admin.spool.accept(a_record("call-1", body=log))
-    world = AdminFigures(
-        calls={"call-1": await admin.spool.trace("call-1")}, delivery_admin=admin.delivery_admin, spool=admin.spool
-    )
-    client = await aiohttp_client(world.app)
-    client.session.headers.update(AUTHORIZED)
+    client = await client_of_call(admin, aiohttp_client, log)
     assert "too many values to be taken apart here" in await page_of(client, "/calls/call-1")
 
 

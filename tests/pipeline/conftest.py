@@ -1,6 +1,5 @@
 """Databases, models and a server of models for the tests of the pipeline."""
 
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import pytest
 from bench.postgres_server import PostgresServer
 from tests.pipeline.model_server import ModelServer
 from tests.spool.spool_parts import Clock
-from tests.stores.engines import PostgresEngine, SqliteEngine
+from tests.stores.engines import SqlEngine, sql_engine
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.local_main import FromModels, ToModels, answer_to
 from uploaders.stores.pipeline import CallbackTables
 from uploaders.stores.pipeline_tables import PipelineTables
 
 NOW = 1_800_000_000_000
-SqlEngine = SqliteEngine | PostgresEngine
 
 
 class LocalModelsHere(LocalModels):
@@ -38,10 +36,7 @@ def engine(
     postgres_servers: Callable[[str], PostgresServer],
 ) -> SqlEngine:
     """A fresh database."""
-    kind, _, version = request.param.partition("-")
-    if kind == "sqlite":
-        return SqliteEngine(tmp_path)
-    return PostgresEngine(postgres_servers(version), f"test_{uuid.uuid4().hex}")
+    return sql_engine(request.param, tmp_path, postgres_servers)
 
 
 @pytest.fixture

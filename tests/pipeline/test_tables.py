@@ -2,9 +2,10 @@
 
 import asyncio
 
-from tests.pipeline.conftest import NOW, SqlEngine
+from tests.pipeline.conftest import NOW
 from tests.pipeline.queued import TURNS, done, new
 from tests.spool.spool_parts import Clock
+from tests.stores.engines import SqlEngine
 from uploaders.stores.pipeline import (
     CallbackState,
     CallbackTables,

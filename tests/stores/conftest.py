@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.postgres_server import PostgresServer
-from tests.stores.engines import ClickHouseEngine, Engine, PostgresEngine, SqliteEngine
+from tests.stores.engines import ClickHouseEngine, Engine, sql_engine
 from uploaders.stores.store import Store
 
 CLICKHOUSE = pytest.param("clickhouse", marks=pytest.mark.prove)
@@ -23,12 +23,9 @@ def engine(
     postgres_servers: Callable[[str], PostgresServer],
 ) -> Engine:
     """A fresh database."""
-    kind, _, version = request.param.partition("-")
-    if kind == "sqlite":
-        return SqliteEngine(tmp_path)
-    if kind == "clickhouse":
+    if request.param == "clickhouse":
         return ClickHouseEngine(request.getfixturevalue("clickhouse_server"), f"test_{uuid.uuid4().hex}")
-    return PostgresEngine(postgres_servers(version), f"test_{uuid.uuid4().hex}")
+    return sql_engine(request.param, tmp_path, postgres_servers)
 
 
 @pytest.fixture

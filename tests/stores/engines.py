@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import uuid
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +131,16 @@ class PostgresEngine:
 
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement)
+
+
+SqlEngine = SqliteEngine | PostgresEngine
+
+
+def sql_engine(kind: str, folder: Path, postgres_servers: Callable[[str], PostgresServer]) -> SqlEngine:
+    """A fresh database: `sqlite`, or `postgres-` with the version of the server."""
+    if kind == "sqlite":
+        return SqliteEngine(folder)
+    return PostgresEngine(postgres_servers(kind.removeprefix("postgres-")), f"test_{uuid.uuid4().hex}")
 
 
 class ClickHouseEngine:

@@ -47,13 +47,6 @@ async def uploader(
     await made.close()
 
 
-@pytest.fixture
-async def store(engine: SqliteEngine) -> AsyncIterator[Store]:
-    made = engine.store()
-    yield made
-    await made.close()
-
-
 def posted(payloads: Payloads, number: int, event: str, call_id: str = "call-1", **fields: object) -> Delivery:
     """A whole, as it came."""
     body = json.dumps({"call_id": call_id, "wcall_event": event, **fields}).encode()

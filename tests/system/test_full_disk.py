@@ -22,19 +22,22 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+def settings_on(disk: Path, endpoint: Endpoint) -> dict[str, str]:
+    return {
+        "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
+        "CALLSPOOL_SPOOL_MAX_BYTES": "1GB",
+        FULL_HEADROOM: "yes",
+        "CALLSPOOL_ENDPOINT_URL": endpoint.url,
+        "CALLSPOOL_ENDPOINT_TOKEN": "key",
+    }
+
+
 @pytest.mark.slow
 async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path, disk: Path) -> None:
     """Posts are answered 507 and kept by nobody, /readyz says why; with room again all that was accepted arrives."""
     async with Endpoint() as endpoint:
         await endpoint.stop()
-        settings = {
-            "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
-            "CALLSPOOL_SPOOL_MAX_BYTES": "1GB",
-            FULL_HEADROOM: "yes",
-            "CALLSPOOL_ENDPOINT_URL": endpoint.url,
-            "CALLSPOOL_ENDPOINT_TOKEN": "key",
-        }
-        async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+        async with GatewayProcess(tmp_path / "gateway", settings_on(disk, endpoint)) as gateway:
             accepted = []
             for number in range(20):
                 answer = await gateway.post(make_call_log(15_000_000, seed=number, call_id=f"call-{number}"))
@@ -62,14 +65,7 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
     """With no byte free and a call open, what waits is delivered once, posts are taken again, and a stop is quick."""
     async with Endpoint() as endpoint:
         await endpoint.stop()
-        settings = {
-            "CALLSPOOL_SPOOL_DIR": str(disk / "spool"),
-            "CALLSPOOL_SPOOL_MAX_BYTES": "1GB",
-            FULL_HEADROOM: "yes",
-            "CALLSPOOL_ENDPOINT_URL": endpoint.url,
-            "CALLSPOOL_ENDPOINT_TOKEN": "key",
-        }
-        async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+        async with GatewayProcess(tmp_path / "gateway", settings_on(disk, endpoint)) as gateway:
             accepted = [f"call-{number}" for number in range(30)]
             for call_id in accepted:
                 assert (await gateway.post(make_call_log(300_000, seed=1, call_id=call_id))).status == 202

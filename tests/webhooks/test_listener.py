@@ -4,7 +4,7 @@ import asyncio
 import base64
 import gzip
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
 
@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from gateway.intake.accept import Redactions
 from gateway.webhooks.providers import PROVIDERS
 from spool.records import Fragment
-from tests.webhooks.senders import PUBLIC_URL, SECRET, body_of, listening, signing_secret
+from tests.webhooks.senders import PUBLIC_URL, SECRET, Listener, body_of, listening, signing_secret
 from uploaders.recordings import DirectoryRecordings
 from uploaders.redaction.options import Detector, Redaction
 
@@ -109,8 +109,8 @@ Serve = Callable[[web.Application], Awaitable[TestServer]]
 
 
 @pytest.fixture
-def odd_answer() -> tuple[web.Application, list[bytes]]:
-    """A server that answers with bytes that no JSON library would write."""
+async def passing_on(tmp_path: Path, aiohttp_server: Serve) -> AsyncIterator[tuple[Listener, list[bytes]]]:
+    """A listener, and what it asked a server that answers with bytes that no JSON library would write."""
     app, asked = web.Application(), []
 
     async def answer(request: web.Request) -> web.Response:
@@ -119,37 +119,31 @@ def odd_answer() -> tuple[web.Application, list[bytes]]:
         return web.Response(status=201, body=body, headers={"Content-Type": "application/json", "X-Mine": "1"})
 
     app.router.add_post("/tools", answer)
-    return app, asked
-
-
-async def test_the_answer_to_a_question_is_passed_on_as_it_is(
-    tmp_path: Path, odd_answer: tuple[web.Application, list[bytes]], aiohttp_server: Serve
-) -> None:
-    """Byte for byte, with status and headers; the question too. Nothing of it is spooled."""
-    app, asked = odd_answer
     server = await aiohttp_server(app)
     async with listening(tmp_path, forward_url=str(server.make_url("/tools"))) as listener:
-        body = sample("vapi", "tool-calls")
-        reply = await listener.push("vapi", body)
-        assert (reply.status, reply.raw) == (201, b'{ "results" : [ 1.0,  "\xc3\xa9" ] }\n')
-        assert reply.headers["X-Mine"] == "1"
-        assert asked == [body]
-        assert await listener.world.spool.trace("call-01") == ()
+        yield listener, asked
+
+
+async def test_the_answer_to_a_question_is_passed_on_as_it_is(passing_on: tuple[Listener, list[bytes]]) -> None:
+    """Byte for byte, with status and headers; the question too. Nothing of it is spooled."""
+    listener, asked = passing_on
+    body = sample("vapi", "tool-calls")
+    reply = await listener.push("vapi", body)
+    assert (reply.status, reply.raw) == (201, b'{ "results" : [ 1.0,  "\xc3\xa9" ] }\n')
+    assert reply.headers["X-Mine"] == "1"
+    assert asked == [body]
+    assert await listener.world.spool.trace("call-01") == ()
 
 
 async def test_a_question_that_came_compressed_is_passed_on_as_what_it_is(
-    tmp_path: Path, odd_answer: tuple[web.Application, list[bytes]], aiohttp_server: Serve
+    passing_on: tuple[Listener, list[bytes]],
 ) -> None:
     """Its body is decoded to be verified, so no header may say that it is compressed."""
-    app, asked = odd_answer
-    server = await aiohttp_server(app)
-    async with listening(tmp_path, forward_url=str(server.make_url("/tools"))) as listener:
-        body = sample("vapi", "tool-calls")
-        headers = PROVIDERS["vapi"].scheme.sign(
-            signing_secret("vapi"), body, listener.now, f"{PUBLIC_URL}/webhooks/vapi"
-        )
-        reply = await listener.send("/webhooks/vapi", gzip.compress(body), {**headers, "Content-Encoding": "gzip"})
-        assert (reply.status, asked) == (201, [body])
+    listener, asked = passing_on
+    body = sample("vapi", "tool-calls")
+    headers = PROVIDERS["vapi"].scheme.sign(signing_secret("vapi"), body, listener.now, f"{PUBLIC_URL}/webhooks/vapi")
+    reply = await listener.send("/webhooks/vapi", gzip.compress(body), {**headers, "Content-Encoding": "gzip"})
+    assert (reply.status, asked) == (201, [body])
 
 
 async def test_a_question_that_leads_back_is_refused(tmp_path: Path, aiohttp_server: Serve) -> None:
