@@ -40,12 +40,13 @@ from gateway.operations.schemas import (
     OrderName,
     OrderRequest,
     Select,
+    document_name,
 )
 from spool.errors import SpoolError
 from spool.keys import KeyRing
 from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
-from uploaders.durable_file import DurableFile, make_directories, safe_name
+from uploaders.durable_file import DurableFile, make_directories
 
 _KEY = "CALLSPOOL_SPOOL_KEY"
 
@@ -106,6 +107,9 @@ def export(
     """
     selects = select_by(("dead",), **selection)
     require_selection(selects, everything=everything)
+    if (directory / INDEX).exists():
+        complain(f"{directory} holds an export already: its {INDEX} would be replaced.", hint="Name another directory.")
+        raise SystemExit(Exit.USAGE)
     with explained():
         try:
             written, unread, size = _Export(address, directory.absolute(), ring).run(selects)
@@ -164,14 +168,14 @@ class _Export:
             yield from (one for one in entries(self._address, held) if one.reason == HELD_WITH_DEAD)
 
     def _letter(self, entry: DeliveryEntry) -> DeadLetter:
-        name = f"{safe_name(entry.record_id)}.{entry.form}.json.zst{'' if self._main is None else SEALED_SUFFIX}"
+        name = f"{document_name(entry)}{'' if self._main is None else SEALED_SUFFIX}"
         try:
-            digest, size = self._write_document(entry, self._directory / DOCUMENTS / name)
+            digest, size = self._write_document(entry, self._directory / name)
         except (Refused, NoGateway) as error:
             # A damaged document aborts its answer; the gateway itself still runs, or this raises.
             ask(self._address, "healthz")
             return DeadLetter.of(entry, None, None, 0, str(error))
-        return DeadLetter.of(entry, f"{DOCUMENTS}/{name}", digest, size, None)
+        return DeadLetter.of(entry, name, digest, size, None)
 
     def _write_document(self, entry: DeliveryEntry, path: Path) -> tuple[str, int]:
         """The document as the spool has it, compressed; its SHA-256 and its size."""

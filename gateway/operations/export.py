@@ -12,7 +12,16 @@ from zipfile import ZipFile, ZipInfo
 
 import msgspec
 
-from gateway.operations.schemas import DOCUMENTS, FORMAT, INDEX, LIMIT, DeadLetter, DeliveryEntry, Header, Select
+from gateway.operations.schemas import (
+    FORMAT,
+    INDEX,
+    LIMIT,
+    DeadLetter,
+    DeliveryEntry,
+    Header,
+    Select,
+    document_name,
+)
 from gateway.operations.selection import BadSelection
 from gateway.operations.service import DeliveryAdmin, UnknownDelivery
 from gateway.operations.transfer import compressed
@@ -21,7 +30,6 @@ from spool.errors import CorruptPayload
 from spool.records import Form
 from spool.stats import HELD_WITH_DEAD
 from uploaders.document.render import BadLocation
-from uploaders.durable_file import safe_name
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -61,9 +69,13 @@ async def archive_of(admin: DeliveryAdmin, select: Select, now: int) -> AsyncGen
         raise BadSelection(f"more than {MOST_LETTERS:,} dead letters are selected: `callspool dead export` takes them")
     sink, exported_at = _Sink(), instant(now)
     lines = [_encode(Header(format=FORMAT, exported_at=exported_at, callspool=version("callspool")))]
+    packed: dict[str, tuple[str, int]] = {}
     with ZipFile(sink, "w") as archive:
         async for entry in _with_followers(admin, select):
-            name = f"{DOCUMENTS}/{safe_name(entry.record_id)}.{entry.form}.json.zst"
+            name = document_name(entry)
+            if name in packed:
+                lines.append(_encode(DeadLetter.of(entry, name, *packed[name], None)))
+                continue
             try:
                 delivery = await admin.document(entry.key)
                 blocks = compressed(delivery, admin.payloads)
@@ -79,7 +91,8 @@ async def archive_of(admin: DeliveryAdmin, select: Select, now: int) -> AsyncGen
                     file.write(block)
                     yield sink.taken()
                     block = await anext(blocks, None)
-            lines.append(_encode(DeadLetter.of(entry, name, digest.hexdigest(), size, None)))
+            packed[name] = (digest.hexdigest(), size)
+            lines.append(_encode(DeadLetter.of(entry, name, *packed[name], None)))
         archive.writestr(ZipInfo(INDEX), b"\n".join([*lines, b""]))
     yield sink.taken()
 

@@ -162,6 +162,17 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The version that wrote it."""
 
 
+def document_name(entry: "DeliveryEntry") -> str:
+    """The path of a delivery's document below the folder, but for the suffix of encrypted ones.
+
+    A form of a record is the same document for every destination; only a notice names an object of its own.
+    """
+    from uploaders.durable_file import safe_name  # noqa: PLC0415  # only an export needs it
+
+    whose = f".{safe_name(entry.destination)}" if entry.form == "notice" else ""
+    return f"{DOCUMENTS}/{safe_name(entry.record_id)}.{entry.form}{whose}.json.zst"
+
+
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A further line: a dead letter, or a delivery held with one. Times are ISO 8601 in UTC."""
 

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import zstandard
 
 from gateway.operations import export
 from gateway.operations.schemas import IMPORT_TYPE
-from spool.records import DeliveryState
+from spool.records import DeadLetter, DeliveryState
 from tests.admin.admin_app import OTHER, AskedSpoolAdmin
-from tests.spool.spool_parts import BUCKET, CORE, ENDPOINT, WHOLE, states
+from tests.spool.spool_parts import BUCKET, CORE, ENDPOINT, WHOLE, a_record, states
 from tests.spool.spool_parts import DETAIL as DETAIL_FORM
 from tests.system.waiting import until
 
@@ -146,6 +147,17 @@ async def test_an_export_holds_what_a_discard_would_take(admin: AskedSpoolAdmin)
     key = (await admin.list(kind="too_large"))["deliveries"][0]["key"]
     assert [each["call_id"] for each in (await exported(admin, f"key={key}"))[0][1:]] == ["b"]
     assert (await admin.client.head("/api/dead-letters/export")).status == 200
+
+
+async def test_what_two_destinations_refused_is_in_an_export_once(admin: AskedSpoolAdmin) -> None:
+    """A form of a record is one file, however many deliveries name it: an archive has each name once."""
+    accepted = await admin.spool.accept(a_record("a", WHOLE, replace(WHOLE, destination=OTHER)))
+    for delivery in accepted.ready:
+        await admin.spool.settle(delivery, DeadLetter("HTTP 400: no"))
+    (_, *letters), archive = await exported(admin, "")
+    assert [each["destination"] for each in letters] == [ENDPOINT, OTHER]
+    assert sorted(archive.namelist()) == sorted({"dead-letters.ndjson", *(each["file"] for each in letters)})
+    assert len({(each["sha256"], each["file_bytes"]) for each in letters}) == 1
 
 
 async def test_an_export_is_bounded_and_needs_a_token(admin: AskedSpoolAdmin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,20 @@ import pytest
 
 from gateway.operations.schemas import INDEX
 from spool.payload.frames import DOCUMENT_MARK
-from spool.records import DeadLetter, Delivered, DeliveryState
+from spool.records import DeadLetter, Delivered, DeliveryState, Form, Lane, NewDelivery
 from tests.admin.admin_app import OTHER, SpoolAdmin, spool_admin
 from tests.cli.conftest import Cli, Server
-from tests.spool.spool_parts import WHOLE, a_record, decoded, states, write
+from tests.spool.spool_parts import (
+    BUCKET,
+    ENDPOINT,
+    WHOLE,
+    a_record,
+    decoded,
+    due,
+    split_fragments,
+    states,
+    write,
+)
 
 READY, WAITING = DeliveryState.READY, DeliveryState.WAITING
 CORE = b'{"base": 1,"derived": 1}'
@@ -54,6 +64,38 @@ def test_only_what_is_selected_is_exported(cli: Cli, server: Server, admin: Spoo
     assert cli("dead", "export", str(folder), "a", "c").exit_code == 0
     assert [line["call_id"] for line in index_of(folder)[1:]] == ["a", "a", "c", "c"]
     assert len(list((folder / "documents").iterdir())) == 4
+
+
+def test_each_notice_has_a_file_of_its_own(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
+    """Two destinations have notices of one record that name different objects; neither replaces the other."""
+
+    async def refused() -> None:
+        objects = [NewDelivery(name, Form.DETAIL, Lane.DETAIL, ordered=False) for name in (BUCKET, OTHER)]
+        notices = [NewDelivery(ENDPOINT, Form.NOTICE, Lane.CORE, after=BUCKET)]
+        notices.append(NewDelivery(BUCKET, Form.NOTICE, Lane.CORE, after=OTHER))
+        accepted = await admin.spool.accept(a_record("a", *objects, *notices, fragments=split_fragments(b'"rest": 1')))
+        for one in accepted.ready:
+            await admin.spool.settle(one, Delivered(f"s3://{one.destination}/a"))
+        for notice in [*await due(admin.spool), *await due(admin.spool, destination=BUCKET)]:
+            await admin.spool.settle(notice, DeadLetter("HTTP 404: no"))
+
+    server.run(refused())
+    assert cli("dead", "export", str(tmp_path / "out"), "--all").exit_code == 0
+    _, *letters = index_of(tmp_path / "out")
+    files = {one["destination"]: (tmp_path / "out" / one["file"]).read_bytes() for one in letters}
+    named = {destination: json.loads(decoded(file))["s3_bucket"] for destination, file in files.items()}
+    assert named == {ENDPOINT: BUCKET, BUCKET: OTHER}
+    assert all(sha256(files[one["destination"]]).hexdigest() == one["sha256"] for one in letters)
+
+
+def test_an_export_is_not_replaced_by_another(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
+    """Its dead letters may have been discarded since: without the index nothing could import them again."""
+    server.run(admin.buried("a"))
+    assert cli("dead", "export", str(tmp_path / "out"), "--all").exit_code == 0
+    index = (tmp_path / "out" / INDEX).read_bytes()
+    result = cli("dead", "export", str(tmp_path / "out"), "--destination", OTHER)
+    assert (result.exit_code, "holds an export already" in result.stderr) == (2, True)
+    assert (tmp_path / "out" / INDEX).read_bytes() == index
 
 
 def test_a_damaged_document_does_not_end_an_export(cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path) -> None:
