@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from spool.records import BreakerSnapshot
+from spool.records import BreakerSnapshot, DeliveryKey, Form
 from tests.uploaders.dispatcher_stage import POLICY, Gate, a_stage
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
@@ -90,6 +90,32 @@ def test_what_was_kept_is_believed_as_far_as_it_can_be_true(kept: BreakerSnapsho
     breaker = CircuitBreaker(POLICY, lambda: 0.5)
     breaker.restore(kept, 10 * HOUR)
     assert (breaker.retry_at, breaker.since) == (retry_at, since)
+
+
+def test_the_end_of_an_outage_wakes_what_waits_after_the_clock_was_set_back() -> None:
+    """Not again soon after the last time; but a time that lies ahead is not soon."""
+    breaker = CircuitBreaker(POLICY, lambda: 0.5)
+
+    def wakes(now: int) -> bool:
+        """Whether the end of an outage of single records does, at this time."""
+        keys = [DeliveryKey(number, "endpoint", Form.WHOLE) for number in range(POLICY.failures_before_back_off)]
+        for key in keys:
+            breaker.attempt_ended(key, RetryLater("HTTP 502"), now, probe=False)
+        breaker.probe_started()
+        change = breaker.attempt_ended(keys[0], Delivered(), now, probe=True)
+        return change is not None and change.wake
+
+    assert [wakes(10 * HOUR), wakes(10 * HOUR + 1), wakes(9 * HOUR)] == [True, False, True]
+
+
+async def test_a_success_before_the_clock_was_set_back_is_none_since() -> None:
+    """A record that may have met a wrong address is retried, although the last success seems to lie ahead."""
+    async with a_stage() as stage:
+        await stage.post_all("a")
+        stage.time.now -= HOUR
+        stage.uploader.answer = Refused("HTTP 404", maybe_address=True)
+        await stage.post_all("b")
+        assert stage.queue.states() == ["delivered", "ready"]
 
 
 async def test_an_order_ends_a_back_off_at_once() -> None:

@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from spool.errors import CorruptPayload
+from spool.errors import CorruptPayload, SpoolUnavailable
 from spool.records import Delivery, DeliveryState
 from tests.uploaders.deliveries import a_delivery, a_record
 from tests.uploaders.dispatcher_stage import Answer, Stage, a_stage, only, seconds
 from tests.uploaders.fake_time import FakeTime, turns
-from tests.uploaders.memory_queue import MemoryQueue
+from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.circuit_breaker import CredentialBreaker
 from uploaders.dispatch.policy import RetryPolicy
@@ -127,6 +127,22 @@ async def test_resuming_tries_a_refused_token_again() -> None:
         await turns(200)
         assert stage.queue.states() == ["delivered"] * 2
         assert stage.dispatcher.status()[0].refused_tokens == 0
+
+
+async def test_a_hold_that_is_written_after_the_release_holds_nothing() -> None:
+    """While the disk fails, a hold is retried; where the token was accepted meanwhile, its delivery is made too."""
+    async with a_stage() as stage:
+        stage.uploader.answer = by_token(1)
+        await post_tokens(stage, a="bad")
+        stage.queue.failing = SpoolUnavailable("disk")
+        accepted = await stage.queue.accept(replace(a_post("b", token="bad"), event="e"))
+        stage.dispatcher.offer(accepted.ready)
+        await stage.time.advance(59)
+        stage.queue.failing, stage.uploader.answer = None, Delivered()
+        await stage.time.advance(1)
+        assert stage.queue.states() == ["delivered", "ready"], "the hold is still being retried"
+        await stage.time.advance(30)
+        assert stage.queue.states() == ["delivered", "delivered"]
 
 
 async def test_a_probe_that_cannot_be_read_does_not_pause_a_token_for_ever() -> None:

@@ -252,7 +252,8 @@ class CircuitBreaker:
         Not again within the longest wait when records failed by themselves: a few bad ones at the head of the queue
         would be woken by every success, and open it again each time.
         """
-        recently = self._woken_at is not None and now - self._woken_at < self._policy.maximum * 1000
+        # Not where it lies ahead: the clock was set back since.
+        recently = self._woken_at is not None and 0 <= now - self._woken_at < self._policy.maximum * 1000
         wake = not (self._opened_by_records and recently)
         if wake:
             self._woken_at = now
@@ -295,6 +296,11 @@ class CredentialBreaker:
     def count(self) -> int:
         """How many tokens are refused, as far as a delivery needs them."""
         return sum(pause.retry_at is not None for pause in self._pauses.values())
+
+    def awaits_probe(self, token_id: int | None) -> bool:
+        """Whether a probe of this token is due some time, so that what is held for it is released."""
+        pause = self._pauses.get(token_id)
+        return pause is not None and pause.retry_at is not None
 
     def probe_now(self, now: int, only: Collection[int | None] | None = None) -> bool:
         """Probe every refused token now, or some; False where no delivery needs one of them.

@@ -321,6 +321,8 @@ class DestinationWorker:
         lane.prefetch.release(delivery.key)
         if isinstance(settlement, RetryAt):
             lane.prefetch.note_due(settlement.due_at, delivery)
+        if isinstance(settlement, Hold) and not self._credentials.awaits_probe(settlement.token_id):
+            self._chores.spawn(self._release_all(settlement.token_id))  # written after a release, which missed it
         if freed:
             self._freed(freed)
         self.changed()
@@ -360,7 +362,7 @@ class DestinationWorker:
             policy,
             jitter=self._timing.jitter(),
             destination_succeeded_since_first_failure=self._breaker.was_revived(delivery.key)
-            or (self._breaker.last_success_at or 0) > (delivery.first_failed_at or now),
+            or min(self._breaker.last_success_at or 0, now) > (delivery.first_failed_at or now),
         )
         again_at, refusing = self._breaker.retry_at, self._breaker.refusing_everything
         return defer(settlement, outcome, now, again_at, refusing_everything=refusing)
