@@ -138,14 +138,17 @@ class TraceAssembler:
         self._calls: dict[str, set[Key]] = {}
         """The open traces of each call."""
         self._not_before: dict[Key, int] = {}
+        self._last_seen = 0
         self._some = asyncio.Event()
         """Whether there are traces."""
         self._tasks = Tasks()
 
     async def open(self) -> None:
         """Read which traces are open from before."""
+        now = self._last_seen = self._clock()
         for trace in await self._store.open():
             key = trace.trace_id, trace.principal
+            trace.last_at = min(trace.last_at, now)
             if not trace.spans:
                 self._closed[key] = trace
                 continue
@@ -212,6 +215,7 @@ class TraceAssembler:
 
     def _note(self, groups: Iterable[NewSpans], principal: str) -> None:
         now = self._clock()
+        self._last_seen = max(self._last_seen, now)
         for new in groups:
             key = new.trace_id, principal
             trace = self._open.pop(key, None) or self._closed.pop(key, None)
@@ -220,7 +224,7 @@ class TraceAssembler:
                 self._live(trace, STARTED)
             if trace.closed:
                 self._observer.otlp_spans("late", new.spans)
-            trace.last_at = max(trace.last_at, now)
+            trace.last_at = now
             trace.root_at = trace.root_at or (now if new.ended else None)
             trace.spans += new.spans
             trace.raw_bytes += len(new.data)
@@ -279,6 +283,9 @@ class TraceAssembler:
     async def close_due(self) -> None:
         """Close every trace that is to be closed now; one that cannot be is tried again later."""
         now = self._clock()
+        if now < self._last_seen:
+            self._forget_the_future(now)
+        self._last_seen = now
         for key in self._due(now):
             trace = self._open.get(key)
             if trace is None:  # it was erased while another one was closed
@@ -292,6 +299,12 @@ class TraceAssembler:
                 _log.error("unexpected error with a trace", trace_id=trace.trace_id.hex(), exc_info=error)
                 self._not_before[key] = now + _RETRY_MS
         self._forget(now)
+
+    def _forget_the_future(self, now: int) -> None:
+        """The clock was set back: nothing waits until it is as late again."""
+        for trace in (*self._open.values(), *self._closed.values()):
+            trace.last_at = min(trace.last_at, now)
+        self._not_before.clear()
 
     async def _close(self, key: Key, trace: OpenTrace) -> None:
         """Make a call log of the spans that are there, and delete them with its acceptance."""

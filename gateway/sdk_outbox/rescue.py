@@ -155,13 +155,17 @@ class _Watched:
 
     async def look(self) -> None:
         """Take what is there, if anything changed since the last look. Raises nothing but a cancellation."""
+        now = self._clock() / 1000
+        # The clock may have been set back since: no wait is ever longer than these.
+        self._look_at = min(self._look_at, now + LOOK_ANYWAY_SECONDS)
+        self._not_before = min(self._not_before, now + PATIENCE_SECONDS)
         try:
             stamp = self._outbox.stamp()
             if stamp is None:
                 self._seen = None
                 self._rescuer.forget_refusals()
                 self._become(OutboxState.MISSING)
-            elif self._clock() / 1000 >= (self._look_at if stamp == self._seen else self._not_before):
+            elif now >= (self._look_at if stamp == self._seen else self._not_before):
                 await self._read(stamp)
         except OutboxBusy:
             self._look_at = 0.0

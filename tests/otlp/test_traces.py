@@ -26,7 +26,7 @@ from spool.records import NewSpans, OwnedCall
 from tests.intake.bodies import ENCODERS
 from tests.intake.running_intake import ENDPOINT
 from tests.otlp.captured import as_json, in_posts, post, renamed, request
-from tests.otlp.tracing import RULE, tracing
+from tests.otlp.tracing import RULE, Tracing, tracing
 from tests.spool.salvaged_spools import bring
 
 
@@ -90,6 +90,30 @@ async def test_a_call_without_an_end_is_put_together_when_it_is_idle(tmp_path: P
         assert await traces.call_logs(trace_id("livekit-10-turns")) == []
         await traces.later(1)
         assert len(await traces.call_logs(trace_id("livekit-10-turns"))) == 1
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["while it runs", "between two runs"])
+async def test_a_clock_that_is_set_back_keeps_no_call_open(tmp_path: Path, restarts: bool) -> None:
+    """Neither one that has ended nor one that is idle waits until the clock is as late again."""
+    hours = 10 * 3_600_000
+    async with tracing(tmp_path) as traces:
+        await traces.later(hours)
+        await traces.export(in_posts(renamed(request("livekit-10-turns"), 1), 2)[0])
+        await traces.export(renamed(request("livekit-10-turns"), 2).SerializeToString())
+        if not restarts:
+            await traces.later(-hours)
+            await are_closed_in_time(traces)
+    if restarts:
+        async with tracing(tmp_path) as traces:
+            await are_closed_in_time(traces)
+
+
+async def are_closed_in_time(traces: Tracing) -> None:
+    """The first call is idle, the second has ended."""
+    await traces.later(RULE.close_after)
+    assert len(await traces.call_logs((2).to_bytes(16, "big").hex())) == 1
+    await traces.later(RULE.idle_after - RULE.close_after)
+    assert len(await traces.call_logs((1).to_bytes(16, "big").hex())) == 1
 
 
 async def test_the_calls_own_end_makes_its_spans_an_update(tmp_path: Path) -> None:

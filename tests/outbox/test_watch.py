@@ -10,15 +10,29 @@ from pathlib import Path
 import pytest
 
 from gateway.sdk_outbox import rescue
-from gateway.sdk_outbox.model import OutboxState, Outcome, Stamp
+from gateway.sdk_outbox.model import OutboxState, Outcome, Row, SinkUnavailable, Stamp
 from gateway.sdk_outbox.reader import OutboxReader
 from gateway.sdk_outbox.rescue import OutboxWatch
+from gateway.sdk_outbox.sinks import Copy, RowSink
 from tests.intake.running_intake import running
-from tests.outbox.outbox_rescue import Heard, watching_over
+from tests.outbox.outbox_rescue import INTERVAL, Heard, watching_over
 from tests.outbox.sdk import rows, write
 from tests.system.waiting import until
 
 FULL = {"call_id": "call-1", "wcall_event": "call_ended", "telemetry_data": {}}
+
+
+class FullForNow:
+    """A sink that can accept nothing as long as it is `full`, then what another one accepts."""
+
+    def __init__(self, sink: RowSink) -> None:
+        self.full = True
+        self._sink = sink
+
+    async def store(self, row: Row, copy: Copy) -> Outcome:
+        if self.full:
+            raise SinkUnavailable("the spool is full")
+        return await self._sink.store(row, copy)
 
 
 async def test_an_outbox_may_appear_later_and_be_replaced(tmp_path: Path) -> None:
@@ -148,6 +162,28 @@ async def test_a_quiet_outbox_is_not_even_opened(tmp_path: Path, monkeypatch: py
         assert watched.status().rows == 1
         watched.world.clock.now = 10**13
         await watched.until(OutboxState.WATCHED, rescued=1)
+
+
+async def test_a_clock_that_is_set_back_holds_up_no_outbox(tmp_path: Path) -> None:
+    """After a refusal of the spool an outbox waits some seconds, not until the clock is as late again."""
+    outbox = tmp_path / "outbox.db"
+    write(outbox, payload=FULL)
+    async with running(tmp_path / "spool") as world:
+        sink = FullForNow(world.intake.sink(key=None))
+        watch = OutboxWatch((outbox,), INTERVAL, sink, world.clock, Heard())
+        watch.start()
+        await until(lambda: asyncio.sleep(0, watch.status()[0].state is OutboxState.WAITING), "it waits")
+        sink.full = False
+        world.clock.now -= 1000 * 3_600_000
+        set_back_to = world.clock.now
+
+        async def rescued() -> bool:
+            world.clock.now += 1000
+            return watch.status()[0].outcomes == {Outcome.RESCUED: 1}
+
+        await until(rescued, "its row is taken")
+        assert world.clock.now - set_back_to < 3_600_000
+        await watch.stop(5.0)
 
 
 async def test_a_stop_takes_what_was_written_last(tmp_path: Path) -> None:
