@@ -12,7 +12,7 @@ another worker already: what was read of them is dropped, and nothing of them is
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Final
@@ -427,17 +427,26 @@ class TopicConsumer:
         if now < self._lags_due_at:
             return
         try:
+            self._ask_committed()
             self.figures.lags = {place: lag for place in sorted(self._owned) if (lag := self._lag(place)) is not None}
         except KafkaException as error:
             self._log_now_and_then("lag_unknown", error.args[0].code(), error.args[0].str())
         self._lags_due_at = time.monotonic() + (LAG_SECONDS if self.figures.paused else IDLE_SECONDS)
 
+    def _ask_committed(self) -> None:
+        """Ask for the offsets that are not known; one that the broker withholds stays so. Raises `KafkaException`."""
+        unknown = [TopicPartition(*place) for place in self._owned - self._committed.keys()]
+        if not unknown:
+            return
+        found = self._consumer.committed(unknown, timeout=QUESTION_SECONDS)
+        self._committed |= known_offsets(found)
+        if error := next((each.error for each in found if each.error is not None), None):
+            self._log_now_and_then("lag_unknown", error.code(), error.str())
+
     def _lag(self, place: Place) -> int | None:
-        """None while the end of the partition is not known. Raises `KafkaException`."""
+        """None while the end of the partition, or what is committed of it, is not known. Raises `KafkaException`."""
         if place not in self._committed:
-            missing = [TopicPartition(*each) for each in self._owned - self._committed.keys()]
-            for found in self._consumer.committed(missing, timeout=QUESTION_SECONDS):
-                self._committed[_place(found)] = max(found.offset, 0)
+            return None
         partition = TopicPartition(*place)
         if self.figures.paused:
             low, high = self._consumer.get_watermark_offsets(partition, timeout=QUESTION_SECONDS)
@@ -463,6 +472,11 @@ class TopicConsumer:
         if now - self._logged.get((event, code), -LOG_SECONDS) >= LOG_SECONDS:
             self._logged[event, code] = now
             _log.warning(event, reason=reason)
+
+
+def known_offsets(answers: Iterable[TopicPartition]) -> dict[Place, int]:
+    """From a broker's answers to the committed offsets, 0 where nothing is; without those that are errors."""
+    return {_place(each): max(each.offset, 0) for each in answers if each.error is None}
 
 
 def _fatal_reason(error: KafkaError, instance: str) -> str:

@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from bench.kafka_servers import MockCluster
-from gateway.worker.consumer import ConsumerFailed, TopicConsumer
+from gateway.worker.consumer import ConsumerFailed, TopicConsumer, known_offsets
 from gateway.worker.messages import Batch, Ledger
 from gateway.worker.writer import BatchWriter
 from tests.kafka.clusters import PARTITIONS, Cluster, on_mock
@@ -16,6 +16,7 @@ from tests.stores.writing import Counts
 from tests.system.waiting import until
 from tests.worker.groups import PATIENCE, Group
 from uploaders.kafka.messages import Message
+from uploaders.kafka.options import connection_settings
 from uploaders.kafka.producer import MessageProducer
 
 HEARTBEAT = 12
@@ -189,6 +190,20 @@ async def test_what_could_not_be_committed_is_committed_later(group: Group, mock
         await until(done, "all is committed", deadline=PATIENCE)
         assert consumer.figures.commit_failures >= 1
     assert sorted(group.written) == list(range(50))
+
+
+def test_an_offset_that_the_broker_withholds_is_not_known(failing: Cluster) -> None:
+    """It counts neither as 0, as where nothing is committed, nor against the offsets of other partitions."""
+    topic = failing.topics.ended
+    consumer = Consumer({**connection_settings(failing.options), "group.id": "g", "isolation.level": "read_committed"})
+    try:
+        consumer.commit(offsets=[TopicPartition(topic, 0, 5)], asynchronous=False)
+        asked = [TopicPartition(topic, number) for number in (0, 1, PARTITIONS)]
+        answers = consumer.committed(asked, timeout=PATIENCE)
+    finally:
+        consumer.close()
+    assert answers[-1].error is not None, "there is no such partition"
+    assert known_offsets(answers) == {(topic, 0): 5, (topic, 1): 0}
 
 
 async def handed_over(group: Group) -> bool:
