@@ -1,8 +1,9 @@
-"""How the admin listener answers: JSON documents, and errors that say what happened and what to do."""
+"""How the admin listener reads requests, and answers: in JSON, or with errors that say what happened and what to do."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from types import MappingProxyType
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -18,6 +19,13 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Re
 """Stand in every answer."""
 CODE = web.ResponseKey("code", str)
 """Under which a response that is an error holds its code, for the audit log."""
+LARGEST_REQUEST = 64 << 10
+
+Order = TypeVar("Order", bound=msgspec.Struct)
+
+
+class BadRequest(ValueError):
+    """A request that cannot be read as what its route takes; the message says why."""
 
 
 class _Error(msgspec.Struct, omit_defaults=True):
@@ -47,6 +55,59 @@ def refused(
     response = answer(_Refused(_Error(code, message, hint, RUNBOOK_OF.get(code))), status=status, headers=headers)
     response[CODE] = code
     return response
+
+
+@web.middleware
+async def explained(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer a request that cannot be read, whatever its route, in the shape of all errors."""
+    try:
+        return await handler(request)
+    except BadRequest as error:
+        hint = "docs/operating.md describes the requests of the admin API."
+        return refused(400, "bad_request", f"Invalid request: {error}.", hint)
+    except web.HTTPRequestEntityTooLarge:
+        message = f"A request may have at most {LARGEST_REQUEST:,} bytes, and a form at most 1,000 fields."
+        return refused(413, "too_large", message, "Send several orders, or select by a filter and use the cursor.")
+
+
+async def order_of(request: web.Request, kind: type[Order]) -> Order:
+    """The order in the body of a request. Raises `BadRequest`."""
+    return decoded(await request.read(), kind)
+
+
+def decoded(text: bytes, kind: type[Order]) -> Order:
+    """What a text of JSON says. Raises `BadRequest`."""
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except UnicodeDecodeError:
+        raise BadRequest("JSON is malformed: it is not UTF-8") from None
+    except msgspec.MsgspecError as error:
+        raise BadRequest(str(error)) from None
+
+
+async def form_of(request: web.Request) -> Mapping[str, str]:
+    """The texts in the form of a request. Raises `BadRequest`."""
+    try:
+        fields = await request.post()
+    except (ValueError, LookupError, RuntimeError):  # no such charset, boundary or encoding of a part
+        raise BadRequest("the form cannot be decoded as its content type says") from None
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+def check_parameters(request: web.Request, known: Collection[str]) -> None:
+    """Raise `BadRequest` for a query parameter that is not known: a filter with a typo would select everything."""
+    if unknown := sorted(set(request.query) - set(known)):
+        raise BadRequest(f"unknown parameter {unknown[0]!r}: say {', '.join(known)}")
+
+
+def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
+    """How many a query asks for. Raises `BadRequest`."""
+    limit = query.get("limit", str(default))
+    if not limit.isdecimal() or len(limit) > len(str(most)) or not 1 <= int(limit) <= most:
+        raise BadRequest(f"limit should be a number from 1 to {most}")
+    return int(limit)
 
 
 async def streamed(

@@ -10,7 +10,17 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from gateway.admin.answers import HEADERS, answer, refused, streamed
+from gateway.admin.answers import (
+    HEADERS,
+    BadRequest,
+    answer,
+    check_parameters,
+    decoded,
+    limit_of,
+    order_of,
+    refused,
+    streamed,
+)
 from gateway.admin.audit import note
 from gateway.admin.auth import Handler
 from gateway.admin.view import GatewayView
@@ -19,7 +29,7 @@ from gateway.operations.advice import ADVICE, ReasonKind
 from gateway.operations.erasure import ErasureOrder
 from gateway.operations.export import archive_of
 from gateway.operations.salvage import SalvageOrder, carry_out
-from gateway.operations.schemas import LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
+from gateway.operations.schemas import LARGEST_LIMIT, LIMIT, ImportHeader, OrderName, OrderRequest, Resumed, Select
 from gateway.operations.selection import BadSelection
 from gateway.operations.service import DeliveryAdmin, UnknownDelivery
 from gateway.operations.tenants import TenantAdmin, UnknownTenant
@@ -28,15 +38,10 @@ from spool.errors import CorruptPayload, SpoolError, SpoolFull
 from uploaders.document.render import BadLocation
 from uploaders.redact import redact
 
-LARGEST_REQUEST = 64 << 10
 HEARTBEAT_SECONDS = 1.0
 """An empty line, so that a client knows that an order continues: a single record may be large."""
 _FILTERS = ("destination", "form", "reason", "older_than", "newer_than", "target", "kind")
 
-_decode = msgspec.json.Decoder(OrderRequest).decode
-_decode_import = msgspec.json.Decoder(ImportHeader).decode
-_decode_salvage = msgspec.json.Decoder(SalvageOrder).decode
-_decode_erasure = msgspec.json.Decoder(ErasureOrder).decode
 _encode = msgspec.json.Encoder().encode
 _READY_HINT = "Try again when /readyz answers 200."
 _REQUEST_HINT = "docs/operating.md describes the requests of the admin API."
@@ -79,12 +84,14 @@ class OrderHandlers:
     async def list(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """A page of deliveries, as the query selects them."""
         query = request.query
-        limit = msgspec.convert(query.get("limit", LIMIT), int, strict=False)
+        check_parameters(request, (*_FILTERS, "state", "limit", "cursor"))
+        limit = limit_of(query, LIMIT, LARGEST_LIMIT)
         select = _selected(request, states=query.getall("state", []))
         return answer(await admin.list(select, query.get("cursor"), limit))
 
     async def export(self, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """Dead letters with what they carry, as a zip file; what is asked for by HEAD is who may do that."""
+        check_parameters(request, (*_FILTERS, "key"))
         select = _selected(request, states=["dead"], keys=request.query.getall("key", []))
         note(request, select=msgspec.to_builtins(select))
         day = datetime.fromtimestamp(self._gateway.now() // 1000, UTC).date()
@@ -117,18 +124,13 @@ class OrderHandlers:
             line = b""
         if not line.endswith(b"\n"):
             raise BadSelection("the first line, which describes the call log, is missing or too long")
-        header = _decode_import(line)
+        header = decoded(line, ImportHeader)
         note(request, call_id=header.call_id, record_id=header.record_id, to=header.to)
         return answer(await admin.importer.import_record(header, request.content))
 
     async def order(self, name: OrderName, request: web.Request, admin: DeliveryAdmin) -> web.StreamResponse:
         """Carry out one step of an order."""
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            hint = "Select by a filter and continue with the cursor."
-            return refused(413, "too_large", f"An order may have at most {LARGEST_REQUEST} bytes.", hint)
-        order = _decode(body)
+        order = await order_of(request, OrderRequest)
         note(request, select=msgspec.to_builtins(order.select), to=order.to, dry_run=order.dry_run)
         step = await admin.take(name, order)
         note(request, matched=step.matched, done=step.done)
@@ -159,7 +161,7 @@ class OrderHandlers:
         salvages = self._gateway.salvages
         if salvages is None:
             return _not_open()
-        order = _decode_salvage(await request.read())
+        order = await order_of(request, SalvageOrder)
         note(request, order=msgspec.to_builtins(order))
         return await _as_lines(request, carry_out(salvages, order))
 
@@ -178,7 +180,7 @@ class OrderHandlers:
         eraser = self._gateway.call_eraser
         if eraser is None:
             return _not_open()
-        order = _decode_erasure(await request.read())
+        order = await order_of(request, ErasureOrder)
         eraser.check(order)
         # The audit log must not keep what is to be forgotten: ids as the hashes that stay of them, no numbers.
         hashes = [eraser.hash_of(call_id, order.tenant) for call_id in order.call_ids]
@@ -264,8 +266,8 @@ class TenantHandlers:
     async def assign(self, request: web.Request, admin: TenantAdmin) -> web.Response:
         """Give an agent, and its call logs that wait, to a tenant."""
         try:
-            order = msgspec.json.decode(await request.read(), type=_Assignment)
-        except msgspec.MsgspecError as error:
+            order = await order_of(request, _Assignment)
+        except BadRequest as error:
             hint = 'Send {"agent": "AGENT_ID", "tenant": "NAME"}.'
             return refused(400, "bad_request", f"Invalid request: {error}.", hint)
         note(request, agent=order.agent, tenant=order.tenant)

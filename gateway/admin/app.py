@@ -18,8 +18,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from gateway.admin import permissions
-from gateway.admin.answers import HEADERS, answer
-from gateway.admin.api import LARGEST_REQUEST, OrderHandlers, TenantHandlers
+from gateway.admin.answers import HEADERS, LARGEST_REQUEST, answer, explained
+from gateway.admin.api import OrderHandlers, TenantHandlers
 from gateway.admin.auth import Access
 from gateway.admin.calls import CallHandlers
 from gateway.admin.events import RecentEvents
@@ -95,7 +95,7 @@ def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents
     """The application of the admin listener. Registers the gauges of `gateway` with the metrics."""
     metrics.registry.register(GaugeCollector(gateway))
     handlers = AdminHandlers(gateway, metrics, events, access)
-    app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.guard])
+    app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.guard, explained])
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/openapi.json", handlers.openapi)
     app.router.add_get("/healthz", handlers.healthz)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from gateway.admin.answers import HEADERS, answer, refused, streamed
+from gateway.admin.answers import HEADERS, answer, limit_of, refused, streamed
 from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
 from gateway.calllog.shape import is_dense
@@ -183,15 +183,13 @@ def _query_of(query: Mapping[str, str]) -> CallQuery:
     known = {"project", "limit", "since", "until", "agent", "number", "state", "id_prefix"}
     if unknown := sorted(set(query) - known):
         raise ValueError(f"unknown parameter {unknown[0]}")
-    limit = query.get("limit", "50")
-    if not limit.isdecimal() or not 1 <= int(limit) <= MOST_CALLS:
-        raise ValueError(f"limit should be a number from 1 to {MOST_CALLS}")
+    limit = limit_of(query, 50, MOST_CALLS)
     state = query.get("state")
     if state is not None and state.upper() not in CallState.__members__:
         raise ValueError(f"state should be one of {', '.join(CallState.__members__).lower()}")
     return CallQuery(
         project=query.get("project", ""),
-        limit=int(limit),
+        limit=limit,
         since=_time(query, "since"),
         until=_time(query, "until"),
         agent_id=query.get("agent"),

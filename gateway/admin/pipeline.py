@@ -4,12 +4,12 @@ Summaries are what was said on the phone: they are shown to whoever presents a t
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
-from gateway.admin.answers import answer, refused
+from gateway.admin.answers import answer, check_parameters, order_of, refused
 from gateway.admin.audit import note
 from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 MOST = 200
 """Calls in one answer."""
-Order = TypeVar("Order", bound=msgspec.Struct)
 Handler = Callable[[web.Request, "Pipeline"], Awaitable[web.Response]]
 
 
@@ -65,7 +64,7 @@ class PipelineHandlers:
 
     async def similar(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """The calls of the caller's tenant nearest to a text or to a call."""
-        order = await _order_of(request, SimilarOrder)
+        order = await order_of(request, SimilarOrder)
         if (order.text is None) == (order.call_id is None):
             raise ValueError("give either text or call_id")
         project, limit = request[CALLER].tenant or order.project, _limited(order.limit)
@@ -80,7 +79,7 @@ class PipelineHandlers:
 
     async def search(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """The newest calls of the caller's tenant with all of these words."""
-        order = await _order_of(request, SearchOrder)
+        order = await order_of(request, SearchOrder)
         query = TextQuery(
             request[CALLER].tenant or order.project, order.text, _limited(order.limit), order.agent, order.number,
             _time(order.since, "since"), _time(order.until, "until"),
@@ -107,7 +106,7 @@ class PipelineHandlers:
 
     async def redo(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Queue calls once more, or say how many answers that would cost."""
-        order = await _order_of(request, RedoOrder)
+        order = await order_of(request, RedoOrder)
         if order.state is not None and order.state.upper() not in JobState.__members__:
             raise ValueError(f"state should be one of {', '.join(JobState.__members__).lower()}")
         state = None if order.state is None else JobState[order.state.upper()]
@@ -119,33 +118,37 @@ class PipelineHandlers:
     async def callbacks(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Who waits to be called back, and what became of others."""
         query = request.query
-        found = await pipeline.callbacks.find(query.get("project"), query.get("state"), MOST)
+        check_parameters(request, ("project", "state"))
+        state = query.get("state")
+        if state is not None and state not in set(CallbackState):
+            raise ValueError(f"state should be one of {', '.join(CallbackState)}")
+        found = await pipeline.callbacks.find(query.get("project"), state, MOST)
         return answer(CallbackList(tuple([_callback(each) for each in found])))
 
     async def cancel(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Call somebody back no more."""
-        order = await _order_of(request, CallbackOrder)
+        order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.cancel(order.project, order.call_id, "an operator cancelled it")
         return answer(CallbackDone(order.call_id, "cancelled")) if done else _no_callback()
 
     async def run(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Call somebody back now, as far as hours and limits allow."""
-        order = await _order_of(request, CallbackOrder)
+        order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.hasten(order.project, order.call_id)
         return answer(CallbackDone(order.call_id, "waiting")) if done else _no_callback()
 
     async def finish(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Somebody has called them: there is nothing left to do."""
-        order = await _order_of(request, CallbackOrder)
+        order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.cancel(order.project, order.call_id, "called by hand", CallbackState.DONE)
         return answer(CallbackDone(order.call_id, "done")) if done else _no_callback()
 
     async def reopen(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Let a callback that was cancelled, or done by hand, wait again."""
-        order = await _order_of(request, CallbackOrder)
+        order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         if await pipeline.callbacks.reopen(order.project, order.call_id):
             return answer(CallbackDone(order.call_id, "waiting"))
@@ -154,7 +157,7 @@ class PipelineHandlers:
 
     async def block(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
         """Put a number on the do-not-call list, or take it off."""
-        order = await _order_of(request, BlockOrder)
+        order = await order_of(request, BlockOrder)
         if not order.number.strip():
             raise ValueError("number should be a telephone number")
         note(request, blocked=order.blocked)
@@ -170,7 +173,7 @@ class PipelineHandlers:
                 return refused(404, "no_pipeline", "This gateway has no pipeline.", hint)
             try:
                 return await handler(request, pipeline)
-            except (ValueError, msgspec.MsgspecError) as error:
+            except ValueError as error:
                 hint = "docs/pipeline.md describes the requests."
                 return refused(400, "bad_request", f"Invalid request: {error}.", hint)
             except StoreError as error:
@@ -179,10 +182,6 @@ class PipelineHandlers:
                 return refused(503, "model_unavailable", redact(str(error)), "Try again when the model answers.")
 
         return handle
-
-
-async def _order_of(request: web.Request, kind: type[Order]) -> Order:
-    return msgspec.json.decode(await request.read(), type=kind)
 
 
 def _limited(limit: int) -> int:

@@ -340,6 +340,6 @@ def entries(address: ListenAddress, select: Select) -> Iterator[DeliveryEntry]:
 
 def _query(select: Select) -> dict[str, str | tuple[str, ...]]:
     """A selection as the query of an address."""
-    named = {name: getattr(select, name) for name in select.__struct_fields__ if name != "states"}
+    named = {name: getattr(select, name) for name in select.__struct_fields__ if name not in {"states", "keys"}}
     query: dict[str, str | tuple[str, ...]] = {name: str(value) for name, value in named.items() if value is not None}
     return {**query, "state": select.states}

@@ -30,7 +30,7 @@ class Selection:
     def matches(self, candidate: OpenDelivery) -> bool:
         """Whether it is one of these."""
         one = candidate.delivery
-        named = one.destination == (self.destination or one.destination) and one.form is (self.form or one.form)
+        named = self.destination in {None, one.destination} and one.form is (self.form or one.form)
         of_record = self.record_id is None or candidate.record.record_id == self.record_id
         in_time = (self.since or 0) <= candidate.since and (self.until is None or candidate.since <= self.until)
         has_reason = self.reason is None or self.reason.casefold() in (one.error or "").casefold()

@@ -25,6 +25,7 @@ from gateway.intake.accept import Owner
 from gateway.intake.memory import Body
 from gateway.intake.staging import StagingArea, Workers, prepare_directory
 from gateway.live_calls import ThrottleStatus
+from gateway.operations.erasure import CallEraser
 from gateway.operations.schemas import Reloaded
 from gateway.operations.selection import Accepts
 from gateway.operations.service import DeliveryAdmin
@@ -43,6 +44,7 @@ from spool.records import (
     StoredFragment,
     principal_of,
 )
+from spool.salvage.service import SalvageService
 from spool.stats import LaneCounts, SpoolStats, TracedDelivery, TracedRecord
 from spool.store import Spool
 from tests.spool.spool_parts import BUCKET, CORE, DETAIL, ENDPOINT, Clock, a_record, opened, split_fragments
@@ -132,6 +134,7 @@ class AdminFigures:
     call_store: Store | None = None
     pipeline: Pipeline | None = None
     tenant_admin: TenantAdmin | None = None
+    call_eraser: CallEraser | None = None
     spool_token: str | None = LOCAL_TOKEN
     """None while the gateway is starting."""
     resumed: list[str] = field(default_factory=list)
@@ -156,11 +159,16 @@ class AdminFigures:
 class View:
     """The world as the admin side sees it: the `GatewayView` of the tests."""
 
-    salvages = None
-    call_eraser = None
-
     def __init__(self, world: AdminFigures) -> None:
         self._world = world
+
+    @property
+    def salvages(self) -> SalvageService | None:
+        return self._world.spool.salvage if self._world.spool else None
+
+    @property
+    def call_eraser(self) -> CallEraser | None:
+        return self._world.call_eraser
 
     @property
     def tenant_admin(self) -> TenantAdmin | None:

@@ -100,6 +100,36 @@ async def test_what_cannot_be_asked_is_refused(client: Any, order: dict[str, obj
     assert (await client.post("/api/calls/similar", json=order, headers=bearer("read"))).status == status
 
 
+@pytest.mark.parametrize(
+    ("path", "token"),
+    [
+        ("calls/similar", "read"), ("calls/search", "read"), ("pipeline/redo", "admin"), ("callbacks/run", "operate"),
+        ("callbacks/cancel", "operate"), ("callbacks/done", "operate"), ("callbacks/reopen", "operate"),
+        ("do-not-call", "operate"),
+    ],
+)  # fmt: skip
+async def test_a_body_that_cannot_be_read_is_refused(client: Any, path: str, token: str) -> None:
+    """In the shape of all errors, whatever it asks for."""
+    headers = {**bearer(token), "Content-Type": "application/json"}
+    for body, status in ((b'{"text": "%b"}' % (b"x" * 70_000), 413), (b'{"text": "\xff"}', 400), (b"[" * 60_000, 400)):
+        answer = await client.post(f"/api/{path}", data=body, headers=headers)
+        assert (answer.status, bool((await answer.json())["error"]["hint"])) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("state=nonsense", "state should be one of waiting, fired, cancelled, done"),
+        ("stat=waiting", "unknown parameter 'stat'"),
+    ],
+)
+async def test_callbacks_of_no_known_state_are_not_asked_for(client: Any, query: str, said: str) -> None:
+    """An empty list would say that there are none."""
+    answer = await client.get(f"/api/callbacks?{query}", headers=bearer("read"))
+    assert answer.status == 400
+    assert said in (await answer.json())["error"]["message"]
+
+
 async def test_summaries_need_a_token(client: Any, aiohttp_client: AiohttpClient) -> None:
     """They are what was said; the figures of the queue are not. Without a pipeline it says what to set."""
     for path in ("/api/calls/similar", "/api/calls/search", "/api/pipeline/redo", "/api/callbacks/run"):

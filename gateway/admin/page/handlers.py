@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
-from gateway.admin.answers import HEADERS, refused
+from gateway.admin.answers import HEADERS, form_of, refused
 from gateway.admin.auth import REFUSAL, Access, set_cookie
 from gateway.admin.events import RecentEvents
 from gateway.admin.page.call_pages import CallPages
@@ -86,10 +86,9 @@ class PageHandlers:
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """Begin a session for whoever knows a token, and lead back to where it was asked for."""
-        form = await request.post()
-        token, to = form.get("token"), form.get("to")
-        path = _own_path(to if isinstance(to, str) else "/")
-        result = self._access.sign_in(request, token.strip() if isinstance(token, str) else "")
+        form = await form_of(request)
+        path = _own_path(form.get("to", "/"))
+        result = self._access.sign_in(request, form.get("token", "").strip())
         if isinstance(result, web.Response):
             error = msgspec.json.decode(result.body)["error"]["message"] if isinstance(result.body, bytes) else ""
             frame = await self._frame(request)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from gateway.admin.answers import form_of
 from gateway.admin.auth import CALLER
 from gateway.admin.page.call_pages import tenants_of
 from gateway.admin.page.html import Html, markup, moment_of, tag, time_of, told
@@ -50,8 +51,8 @@ class ReceiverPages:
         pipeline = self._gateway.pipeline
         if pipeline is None:
             return _nothing("/similar", "Similar calls", "Set CALLSPOOL_PIPELINE beside a store: docs/pipeline.md.")
-        given: Mapping[str, object] = await request.post() if request.method == "POST" else request.query
-        query = {name: str(given.get(name, ""))[:_LONGEST].strip() for name in _FIELDS}
+        given = await form_of(request) if request.method == "POST" else request.query
+        query = {name: given.get(name, "")[:_LONGEST].strip() for name in _FIELDS}
         query["like"] = query["like"] or request.query.get("call", "")[:_LONGEST]
         query["how"] = query["how"] if query["how"] == BY_WORDS else BY_MEANING
         query["score"] = query["score"] if query["score"] in SCORES else SCORES[0]
