@@ -19,6 +19,7 @@ from uploaders.stores.store import (
     CallSummary,
     Parity,
     Store,
+    StoreUnavailable,
     Written,
 )
 
@@ -178,6 +179,33 @@ async def test_a_day_whose_paths_differ_is_not_completed(engine: Engine) -> None
     (*_, again) = await backfilled(store, day)
     assert (again.status, again.written, again.differing) == (BackfillStatus.COMPLETED, 2, 0)
     await store.close()
+
+
+async def test_two_backfills_at_once_count_a_call_once(engine: Engine) -> None:
+    """One of them is refused in a database with transactions; the other goes on to the end."""
+    old, one, other = engine.store(pairs=False), engine.store(), engine.store()
+    await old.write([part_of(PartKind.CALL, f"call-{number}") for number in range(6)])
+    engine.age(2 * DAY)
+    day = await old.oldest_day()
+    assert day is not None
+    refusals: list[str] = []
+    async with aclosing(one.backfill(day, 2)) as first, aclosing(other.backfill(day, 2)) as second:
+        await anext(first)
+        steps = {0: first, 1: second}
+        while steps:
+            for number, pages in list(steps.items()):
+                try:
+                    if await anext(pages, None) is None:
+                        del steps[number]
+                except StoreUnavailable as error:
+                    refusals.append(str(error))
+                    del steps[number]
+    (found,) = await old.backfill_days()
+    assert (found.status, found.calls) == (BackfillStatus.COMPLETED, 6)
+    assert found.written == 6 or not engine.transactional  # ClickHouse notes what the last one wrote
+    assert [each.startswith("another backfill of this database") for each in refusals] == [True] * engine.transactional
+    for each in (old, one, other):
+        await each.close()
 
 
 async def test_a_pause_is_heard_by_others(store: Store, second: Store) -> None:

@@ -21,7 +21,7 @@ from uploaders.stores.completion import (
 )
 from uploaders.stores.parts import Head, PartKind
 from uploaders.stores.sqlite.connection import Connection
-from uploaders.stores.store import BackfillDay, BackfillStatus, Parity, milliseconds_of
+from uploaders.stores.store import BackfillDay, BackfillStatus, Parity, StoreUnavailable, milliseconds_of
 
 _encode_head = msgspec.json.Encoder().encode
 decode_head = msgspec.json.Decoder(Head).decode
@@ -125,8 +125,9 @@ SELECT kind, accepted_at, digest, head, received_at FROM call_parts WHERE projec
 _ADVANCE: Final = """
 UPDATE backfill_progress SET cursor_project = ?, cursor_call_id = ?, calls = calls + ?, written = written + ?,
     updated_at = ?
-WHERE day = ?
+WHERE day = ? AND calls = ?
 """
+"""Nothing is changed where another backfill of the day has counted calls since."""
 _END: Final = "UPDATE backfill_progress SET status = ?, end_only = ?, differing = ?, updated_at = ? WHERE day = ?"
 
 
@@ -154,22 +155,27 @@ FROM (
 
 def begin(day: date, now: int, writing: Connection) -> BackfillDay:
     """Find the calls that are left of a day. Returns what was done before; a day that did not agree begins anew."""
-    progress = _progress_of(writing, day)
-    if progress is None or progress.status is BackfillStatus.DIFFERING:
-        writing.change(_BEGIN, (day.isoformat(), BackfillStatus.RUNNING, now))
+    writing.execute(_CALLS)
+    with writing.transaction():
         progress = _progress_of(writing, day)
-    assert progress is not None
-    if progress.status is BackfillStatus.RUNNING:
-        writing.execute(_CALLS)
-        with writing.transaction():
+        if progress is None or progress.status is BackfillStatus.DIFFERING:
+            writing.change(_BEGIN, (day.isoformat(), BackfillStatus.RUNNING, now))
+            progress = _progress_of(writing, day)
+        assert progress is not None
+        if progress.status is BackfillStatus.RUNNING:
             writing.change("DELETE FROM backfill_calls", ())
             writing.change(_FIND_CALLS, (day.isoformat(), *milliseconds_of(day)))
     return progress
 
 
-def write_page(day: date, rows: int, now: int, rule: CompletionRule, writing: Connection) -> tuple[BackfillDay, bool]:
-    """Write the rows that the next calls lack, and move the cursor; and whether there may be more."""
-    written = 0
+def write_page(
+    reached: BackfillDay, rows: int, now: int, rule: CompletionRule, writing: Connection
+) -> tuple[BackfillDay, bool]:
+    """Write the rows that the next calls lack, and move the cursor; and whether there may be more.
+
+    Raises `StoreUnavailable`, and writes nothing, where the day is no longer as this backfill left it.
+    """
+    written, day = 0, reached.day
     with writing.transaction():
         page = writing.execute(_PAGE, (rows,))
         for key in page:
@@ -179,8 +185,8 @@ def write_page(day: date, rows: int, now: int, rule: CompletionRule, writing: Co
                 put_row(writing, after)
                 written += 1
             writing.change("DELETE FROM backfill_calls WHERE project = ? AND call_id = ?", key)
-        if page:
-            writing.change(_ADVANCE, (*page[-1], len(page), written, now, day.isoformat()))
+        if page and not writing.change(_ADVANCE, (*page[-1], len(page), written, now, day.isoformat(), reached.calls)):
+            raise StoreUnavailable(f"another backfill of this database works on {day}: this one stopped")
     progress = _progress_of(writing, day)
     assert progress is not None
     return progress, len(page) == rows

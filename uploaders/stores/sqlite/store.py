@@ -294,7 +294,7 @@ class SqliteStore(DeletesCalls):
         if progress.status is BackfillStatus.RUNNING:
             rows, more = page_rows or backfill.PAGE_ROWS, True
             while more:
-                write = partial(backfill.write_page, day, rows, self._clock(), self._rule)
+                write = partial(backfill.write_page, progress, rows, self._clock(), self._rule)
                 progress, more = await self._writing.run(write)
                 yield progress
             progress = await self._writing.run(partial(backfill.end, day, await self.parity(day), self._clock()))
