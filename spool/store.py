@@ -94,6 +94,11 @@ class SpoolOptions:
     lock_timeout: float = 10.0
     """Seconds to wait for another process that owns the directory."""
 
+    @property
+    def retention(self) -> Retention:
+        """How long what nobody needs any more is kept."""
+        return Retention(self.expire_after, self.dead_keep, self.receipts_keep, self.receipts_max, self.tenants)
+
 
 ROWS_PER_STEP = 500
 """Large changes to the queue are written in transactions of so many deliveries."""
@@ -102,85 +107,78 @@ ROWS_PER_STEP = 500
 class Spool:
     """A spool directory, owned by this process. Made by `open`, ended by `close`."""
 
+    directory: SpoolDirectory
+    """The directory, its quarantine, and whether corruption was seen in the database."""
+    reader: Reader
+    """Reads: traces, upload addresses, calls that are live."""
+    listener: Callable[[tuple[Delivery, ...]], None] | None = None
+    """Called, on the event loop, with deliveries that may be sent: those of each new record, and what an expiry or
+    an order freed."""
+    evictor: Evictor
+    """Evicts details for what does not fit, where the options want that."""
+    live: LiveCalls
+    """Calls that are going on, by their heartbeats and turns."""
+    traces: Traces
+    """Spans of calls that are still going on."""
+    uploader_state: UploaderState
+    """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
+    admin: QueueAdmin
+    """What operators ask and order about deliveries that have not ended."""
+    erasures: CallErasures
+    """Takes all of a call out, and knows which calls that were."""
+    rekeying: Rekeying
+    """Brings everything under the current main key."""
+    salvage: SalvageService
+    """Imports what other databases hold."""
+
     def __init__(
-        self,
-        options: SpoolOptions,
-        clock: Clock,
-        directory: SpoolDirectory,
-        start: Start,
-        reader: Reader,
-        writer: Writer,
-    ) -> None:
-        self.directory = directory
-        """The directory, its quarantine, and whether corruption was seen in the database."""
-        self.reader = reader
-        """Reads: traces, upload addresses, calls that are live."""
-        self.listener: Callable[[tuple[Delivery, ...]], None] | None = None
-        """Called, on the event loop, with deliveries that may be sent: those of each new record, and what an expiry or
-        an order freed."""
-        destinations = reader.destinations
+        self, options: SpoolOptions, clock: Clock, directory: SpoolDirectory,
+        start: Start, reader: Reader, writer: Writer,
+    ) -> None:  # fmt: skip
         self._options = options
         self._clock = clock
         self._writer = writer
-        self._destinations = destinations
+        self.directory = directory
+        self.reader = reader
+        self._destinations = destinations = reader.destinations
+        announce = self._announce
+
+        # The quota, and what makes room.
         reserve = reserve_of(start.limit_bytes, options.reserve_for_cores)
-        self._quota = Quota(start.limit_bytes, reserve, self._longest_wait)
-        self._shares = TenantShares(options.tenants, start.limit_bytes, lambda: writer.tenant_bytes)
-        self._uploads = UploadAddresses(writer, self._quota)
-        self._cache = PayloadCache()
-        self._orphans = OrphanChunks(writer)
+        self._quota = quota = Quota(start.limit_bytes, reserve, self._longest_wait)
+        self._shares = shares = TenantShares(options.tenants, start.limit_bytes, lambda: writer.tenant_bytes)
+        self._orphans = orphans = OrphanChunks(writer)
         self._shredder = Shredder(writer, destinations.spool_id, asyncio.get_running_loop().time)
-        live = LiveCalls(writer, reader, self._quota, self._shares, clock)
-        retention = Retention(
-            options.expire_after, options.dead_keep, options.receipts_keep, options.receipts_max, options.tenants
-        )
-        self._maintenance = Maintenance(
-            writer,
-            reader,
-            self._orphans,
-            retention,
-            clock,
-            announce=self._announce,
-            uploads=self._uploads,
-            live=live,
-            quota=self._quota,
-            shredder=self._shredder,
-        )
-        self.uploader_state = UploaderState(writer, destinations)
-        """What uploaders keep through restarts: open circuit breakers, and the progress of multipart uploads."""
-        self.traces = Traces(writer, reader, self._quota, self._shares, clock)
-        """Spans of calls that are still going on."""
-        self.live = live
-        """Calls that are going on, by their heartbeats and turns."""
-        self.admin = QueueAdmin(writer, reader, clock, self._announce, self._orphans)
-        """What operators ask and order about deliveries that have not ended."""
-        self.rekeying = Rekeying(writer, reader, destinations.spool_id)
-        """Brings everything under the current main key."""
-        self.erasures = CallErasures(
-            writer, reader, self.admin, live, self._orphans, clock, options.refuse_erased, self._shredder
-        )
-        """Takes all of a call out, and knows which calls that were."""
         self._evicts = options.when_full is WhenFull.EXPIRE_DETAILS
-        self.evictor = Evictor(writer, self._quota, destinations, self._orphans, clock, self._announce)
-        """Evicts details for what does not fit, where the options want that."""
+        self.evictor = Evictor(writer, quota, destinations, orphans, clock, announce)
+
+        # What comes in.
+        self._cache = PayloadCache()
+        self._uploads = UploadAddresses(writer, quota)
+        self.live = LiveCalls(writer, reader, quota, shares, clock)
+        self.traces = Traces(writer, reader, quota, shares, clock)
         self._ingest = Ingest(
-            writer,
-            self._quota,
-            self._orphans,
-            destinations,
-            clock,
-            next_chunk=start.next_chunk,
-            compression_level=options.compression_level,
-            duplicate_window=options.duplicate_window,
-            accepted=self._accepted,
-            evictor=self.evictor if self._evicts else None,
-            shares=self._shares,
+            writer, quota, orphans, destinations, clock, next_chunk=start.next_chunk,
+            compression_level=options.compression_level, duplicate_window=options.duplicate_window,
+            accepted=self._accepted, evictor=self.evictor if self._evicts else None, shares=shares,
+        )  # fmt: skip
+
+        # What uploaders keep, and what operators order.
+        self.uploader_state = UploaderState(writer, destinations)
+        self.admin = QueueAdmin(writer, reader, clock, announce, orphans)
+        self.erasures = CallErasures(
+            writer, reader, self.admin, self.live, orphans, clock, options.refuse_erased, self._shredder
         )
+        self.rekeying = Rekeying(writer, reader, destinations.spool_id)
         target = ImportTarget(
-            writer, self._quota, destinations, self._ingest, self._orphans, clock, self._announce, self.traces, live
+            writer, quota, destinations, self._ingest, orphans, clock, announce, self.traces, self.live
         )
         self.salvage = SalvageService(target, directory)
-        """Imports what other databases hold."""
+
+        # What runs in the background.
+        self._maintenance = Maintenance(
+            writer, reader, orphans, options.retention, clock, announce, self._uploads, self.live, quota, self._shredder
+        )
         self._scrub = Scrub(directory.path / DATABASE_NAME, directory.corruption)
         self._maintaining = asyncio.create_task(self._maintenance.run(), name="spool-maintenance")
         self._scrubbing = asyncio.create_task(self._scrub.run(), name="spool-scrub")
