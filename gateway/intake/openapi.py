@@ -60,7 +60,31 @@ _TURN = {
         "content": {},
     },
 }
-_BODY = {"required": True, "content": json_content({"anyOf": [ref("CallLog"), ref("Envelope"), ref("Notice")]})}
+_TURNS = {
+    **_ABOUT_CALL,
+    "required": ["turns"],
+    "properties": {
+        **_ABOUT_CALL["properties"],
+        "turns": {"type": "array", "minItems": 1, "maxItems": 1000, "items": _TURN},
+    },
+}
+_ADDRESS_REQUEST = {
+    "type": "object",
+    "required": ["call_id"],
+    "properties": {"call_id": {"type": ["string", "integer"]}},
+}
+_ADDRESS = {
+    "type": "object",
+    "required": ["success", "upload_url", "s3_key", "s3_bucket"],
+    "properties": {name: {"type": "string"} for name in ("upload_url", "s3_key", "s3_bucket")},
+}
+_CALL_LOG = json_content({"anyOf": [ref("CallLog"), ref("Envelope"), ref("Notice")]})
+_LINES = {"application/x-ndjson": {"schema": {"type": "string", "description": "One call log per line."}}}
+_SPANS = {
+    kind: {"schema": {"description": "An ExportTraceServiceRequest of OTLP."}}
+    for kind in ("application/x-protobuf", "application/json")
+}
+_CALL_ID = {"name": "call_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
 @cache
@@ -78,75 +102,43 @@ def document() -> bytes:
 
 
 def _paths() -> dict[str, Any]:
-    accepted = {"description": "Durable.", "content": json_content(ref("Accepted"))}
-    found = {"description": "The trace of the call.", "content": json_content(ref("CallTrace"))}
-    call_id = {"name": "call_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    address = {
-        "type": "object",
-        "required": ["success", "upload_url", "s3_key", "s3_bucket"],
-        "properties": {name: {"type": "string"} for name in ("upload_url", "s3_key", "s3_bucket")},
-    }
-    asked = {"type": "object", "required": ["call_id"], "properties": {"call_id": {"type": ["string", "integer"]}}}
-    heard = {"description": "Received; turns are durable.", "content": json_content(ref("Heard"))}
-    many = {"type": "array", "minItems": 1, "maxItems": 1000, "items": _TURN}
-    turns = {**_ABOUT_CALL, "required": ["turns"], "properties": {**_ABOUT_CALL["properties"], "turns": many}}
-    lines = {"application/x-ndjson": {"schema": {"type": "string", "description": "One call log per line."}}}
-    spans = {
-        kind: {"schema": {"description": "An ExportTraceServiceRequest of OTLP."}}
-        for kind in ("application/x-protobuf", "application/json")
-    }
+    durable = _response("202", "Durable.", json_content(ref("Accepted")))
+    lines = _response("200", "One result per line.", _LINES)
+    trace = _response("200", "The trace of the call.", json_content(ref("CallTrace")))
+    received = _response("200", "Received; turns are durable.", json_content(ref("Heard")))
+    address = _response("200", "The upload address.", json_content(_ADDRESS))
+    spans = _response("200", "Durable.", _SPANS)
+    about, turns, asked = json_content(_ABOUT_CALL), json_content(_TURNS), json_content(_ADDRESS_REQUEST)
+    heartbeat = _post("Report that the call is still live. The body is optional.", received, about, required=False)
     return {
-        "/v1/calls": {"post": _operation("Post a call log.", {"202": accepted}, _BODY)},
-        "/send-call-log": {
-            "post": _operation("Post a call log, as the SDK does; any prefix.", {"202": accepted}, _BODY)
-        },
-        "/v1/calls/batch": {
-            "post": _operation(
-                "Post many call logs; the response has a line for each.",
-                {"200": {"description": "One result per line.", "content": lines}},
-                {"required": True, "content": lines},
-            )
-        },
-        "/v1/calls/{call_id}": {
-            "parameters": [call_id],
-            "get": _operation("Where a call is: accepted, core sent, detail sent.", {"200": found}),
-        },
-        "/v1/calls/{call_id}/heartbeat": {
-            "parameters": [call_id],
-            "post": _operation(
-                "Report that the call is still live. The body is optional.",
-                {"200": heard},
-                {"required": False, "content": json_content(_ABOUT_CALL)},
-            ),
-        },
-        "/v1/calls/{call_id}/turns": {
-            "parameters": [call_id],
-            "post": _operation(
-                "Store turns of a live call. Counts as a heartbeat, too.",
-                {"200": heard},
-                {"required": True, "content": json_content(turns)},
-            ),
-        },
-        "/get-upload-url": {
-            "post": _operation(
-                "Request an upload address, to PUT a call log to; any prefix.",
-                {"200": {"description": "The upload address.", "content": json_content(address)}},
-                {"required": True, "content": json_content(asked)},
-            )
-        },
-        "/v1/traces": {
-            "post": _operation(
-                "Post spans of a call, by OTLP.",
-                {"200": {"description": "Durable.", "content": spans}},
-                {"required": True, "content": spans},
-            )
-        },
+        "/v1/calls": _post("Post a call log.", durable, _CALL_LOG),
+        "/send-call-log": _post("Post a call log, as the SDK does; any prefix.", durable, _CALL_LOG),
+        "/v1/calls/batch": _post("Post many call logs; the response has a line for each.", lines, _LINES),
+        "/v1/calls/{call_id}": _of_call(_get("Where a call is: accepted, core sent, detail sent.", trace)),
+        "/v1/calls/{call_id}/heartbeat": _of_call(heartbeat),
+        "/v1/calls/{call_id}/turns": _of_call(
+            _post("Store turns of a live call. Counts as a heartbeat, too.", received, turns)
+        ),
+        "/get-upload-url": _post("Request an upload address, to PUT a call log to; any prefix.", address, asked),
+        "/v1/traces": _post("Post spans of a call, by OTLP.", spans, _SPANS),
         "/openapi.json": {
             "get": {"summary": "This document.", "responses": {"200": {"description": "OpenAPI 3.1."}}},
         },
     }
 
 
-def _operation(summary: str, responses: dict[str, Any], body: dict[str, Any] | None = None) -> dict[str, Any]:
-    made: dict[str, Any] = {"summary": summary, "security": _TOKEN, "responses": {**responses, **_ERRORS}}
-    return made if body is None else {**made, "requestBody": body}
+def _response(status: str, description: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {status: {"description": description, "content": content}, **_ERRORS}
+
+
+def _get(summary: str, responses: dict[str, Any]) -> dict[str, Any]:
+    return {"get": {"summary": summary, "security": _TOKEN, "responses": responses}}
+
+
+def _post(summary: str, responses: dict[str, Any], content: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
+    body = {"required": required, "content": content}
+    return {"post": {"summary": summary, "security": _TOKEN, "responses": responses, "requestBody": body}}
+
+
+def _of_call(methods: dict[str, Any]) -> dict[str, Any]:
+    return {"parameters": [_CALL_ID], **methods}
