@@ -265,9 +265,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     spool.evictor.evicted = observers.details_given_up
 
     # The ways in.
-    routes = [route_of(destination) for destination in destinations]
-    if follows_references(settings):
-        routes.append(REFERENCES_ROUTE)
+    routes = _routes(settings)
     parts = intake_parts(settings, observers, spool, scratch, routes, calls, tenants)
     traces, heartbeats = trace_source(settings.otlp, parts), heartbeat_source(settings.live, parts)
     server = intake_server(settings, parts, traces, heartbeats)
@@ -276,53 +274,54 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     webhooks = webhook_server(settings, parts, forwarder, recordings)
     outboxes = _outboxes(settings.whispey, parts)
 
-    # What is read from buckets and accepted for the stores, and then the dispatcher, which delivers all of it.
-    plans |= recordings.plans
-    if follows_references(settings):
-        stores = parts.make_acceptor([route_of(destination) for destination in destinations if is_store(destination)])
-        plans[REFERENCES_NAME] = reference_plan(settings.references, parts.reader, stores, spool, metrics)
-    begin = unchanged if observers.spans is None else observers.spans.attempting
-    # Jitter needs no unpredictability, only spread.
-    dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers, begin=begin)
-    spool.listener = dispatcher.offer
+    # What fetches recordings, and call logs from buckets; then the dispatcher, which delivers all of it.
+    plans |= {**recordings.plans, **_plan_of_references(settings, parts)}
+    dispatcher = _dispatcher(plans, observers, spool)
 
     # What works on the calls in stores, and what carries out operators' orders.
     call_stores = _call_stores(settings, context, parts)
     pipeline, callbacks = _pipeline(settings, context, parts)
     call_stores.pipeline = pipeline
     accepted = {destination.name: accepts(destination) for destination in destinations}
+    delivery_admin = DeliveryAdmin(spool, parts.staging, dispatcher, accepted, system_clock, parts.acceptor)
+    erasers = {name: plan.uploader for name, plan in plans.items()} | recordings.erasers
+    kept_in_stores = {REFERENCES_NAME, *(each.name for each in destinations if isinstance(each, PipelineDestination))}
     call_eraser = CallEraser(
-        spool,
-        dispatcher,
-        {**{name: plan.uploader for name, plan in plans.items()}, **recordings.erasers},
-        context.stores,
-        pipeline,
-        {REFERENCES_NAME, *(each.name for each in destinations if isinstance(each, PipelineDestination))},
-        (traces.assembler.erased, observers.events.forget),
-        tenants,
-        parts.acceptor.principal_of_agent,
+        spool, dispatcher, erasers, context.stores, pipeline, kept_in_stores,
+        (traces.assembler.erased, observers.events.forget), tenants, parts.acceptor.principal_of_agent,
         settings.erasure.country,
-    )
+    )  # fmt: skip
     return App(
-        spool=spool,
-        dispatcher=dispatcher,
-        intake=server,
-        intake_parts=parts,
-        throttle=throttle,
-        delivery_admin=DeliveryAdmin(spool, parts.staging, dispatcher, accepted, system_clock, parts.acceptor),
-        tenant_admin=None if tenants is None else TenantAdmin(spool, tenants),
+        spool=spool, dispatcher=dispatcher, throttle=throttle, spans=sender,
+        intake=server, intake_parts=parts, traces=traces, heartbeats=heartbeats, outboxes=outboxes,
+        webhooks=webhooks, forwarder=forwarder, recordings=recordings.store,
+        call_stores=call_stores, pipeline=pipeline, callbacks=callbacks,
+        delivery_admin=delivery_admin, tenant_admin=None if tenants is None else TenantAdmin(spool, tenants),
         call_eraser=call_eraser,
-        outboxes=outboxes,
-        call_stores=call_stores,
-        pipeline=pipeline,
-        callbacks=callbacks,
-        webhooks=webhooks,
-        forwarder=forwarder,
-        recordings=recordings.store,
-        traces=traces,
-        heartbeats=heartbeats,
-        spans=sender,
-    )
+    )  # fmt: skip
+
+
+def _routes(settings: Settings) -> list[DestinationRoute]:
+    """What may get a call log: each destination, and what follows references to buckets."""
+    routes = [route_of(destination) for destination in settings.destinations]
+    return [*routes, REFERENCES_ROUTE] if follows_references(settings) else routes
+
+
+def _plan_of_references(settings: Settings, parts: IntakeParts) -> dict[str, DestinationPlan]:
+    """How call logs in buckets are read, and accepted for the stores; none where references are not followed."""
+    if not follows_references(settings):
+        return {}
+    stores = parts.make_acceptor([route_of(each) for each in settings.destinations if is_store(each)])
+    return {REFERENCES_NAME: reference_plan(settings.references, parts.reader, stores, parts.spool, parts.metrics)}
+
+
+def _dispatcher(plans: dict[str, DestinationPlan], observers: Observers, spool: Spool) -> Dispatcher:
+    """The dispatcher, which hears of what was accepted."""
+    begin = unchanged if observers.spans is None else observers.spans.attempting
+    # Jitter needs no unpredictability, only spread.
+    dispatcher = Dispatcher(spool, plans, system_clock, random.random, observers, begin=begin)
+    spool.listener = dispatcher.offer
+    return dispatcher
 
 
 def _call_stores(settings: Settings, context: UploaderContext, parts: IntakeParts) -> CallStores:
