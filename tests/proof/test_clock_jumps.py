@@ -18,7 +18,7 @@ from tests.system.waiting import until
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
 from uploaders.dispatch.policy import RetryPolicy
-from uploaders.dispatch.scheduling import TimerHandle
+from uploaders.dispatch.scheduling import Timer, TimerHandle
 
 MINUTE = HOUR // 60
 LONGEST_JUMP = 60 * HOUR
@@ -30,7 +30,7 @@ FAILING = "-3"
 POLICY = RetryPolicy(initial=0.01, maximum=0.05, probe_initial=0.02, probe_maximum=0.05)
 
 
-class RunningClock(Clock):
+class RunningClock(Clock, Timer):
     """Goes on as time does, and can be set."""
 
     def __init__(self) -> None:

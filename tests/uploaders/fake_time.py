@@ -5,6 +5,8 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from uploaders.dispatch.scheduling import Timer
+
 TURNS = 60
 """Turns of the event loop in which everything that needs no time has happened."""
 IDLE_TURNS = 3
@@ -22,10 +24,11 @@ class Call:
         self.cancelled = True
 
 
-class FakeTime:
+class FakeTime(Timer):
     """Milliseconds since the epoch, beginning somewhere in 2025."""
 
     def __init__(self, now: int = 1_750_000_000_000) -> None:
+        super().__init__(self.clock)
         self.now = now
         self._calls: list[Call] = []
         self._count = 0

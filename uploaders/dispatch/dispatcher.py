@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from spool.records import Clock, Delivery, DeliveryKey
 from uploaders.base import DestinationStatus, DispatchObserver, Queue
 from uploaders.dispatch.destination import Begin, DestinationPlan, DestinationWorker, unchanged
-from uploaders.dispatch.scheduling import LoopTimer, Timer, Timing
+from uploaders.dispatch.scheduling import Timer, Timing
 
 __all__ = ["DestinationPlan", "Dispatcher"]
 
@@ -33,7 +33,7 @@ class Dispatcher:
         begin: Begin = unchanged,
     ) -> None:
         """`begin` is called with each delivery before it is attempted, and returns what its uploader is to get."""
-        timing = Timing(clock, jitter, timer or LoopTimer(clock))
+        timing = Timing(clock, jitter, timer or Timer(clock))
         self._destinations = {
             name: DestinationWorker(name, plan, queue, timing, observer, self.offer, self._pumped, begin)
             for name, plan in destinations.items()

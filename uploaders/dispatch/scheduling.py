@@ -27,22 +27,17 @@ class TimerHandle(Protocol):
         ...
 
 
-class Timer(Protocol):
-    """Calls back on the event loop."""
-
-    def call_at(self, when: int, callback: Callable[[], None]) -> TimerHandle:
-        """Call at `when` (milliseconds since the Unix epoch) or somewhat earlier; the callee looks at its clock."""
-        ...
-
-
-class LoopTimer:
-    """The event loop's timers, set by the wall clock `clock`."""
+class Timer:
+    """Calls back on the event loop, by the wall clock `clock`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def call_at(self, when: int, callback: Callable[[], None]) -> TimerHandle:
-        """See `Timer.call_at`; calls at the latest after a minute."""
+        """Call at `when` (milliseconds since the Unix epoch) or earlier: at the latest after a minute.
+
+        So the callee looks at its clock.
+        """
         seconds = (when - self._clock()) / 1000
         bounded = min(max(seconds, SHORTEST_SLEEP_SECONDS), LONGEST_SLEEP_SECONDS)
         return asyncio.get_running_loop().call_later(bounded, callback)
