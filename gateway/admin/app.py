@@ -49,13 +49,17 @@ class AdminHandlers:
     """Answers the requests of the admin listener."""
 
     def __init__(self, gateway: GatewayView, metrics: Metrics, events: RecentEvents, access: Access) -> None:
+        """Registers the gauges of `gateway` with the metrics."""
         self._gateway = gateway
         self._access = access
         self._metrics = metrics
         self._events = events
+        self._gauges = GaugeCollector(gateway)
+        metrics.registry.register(self._gauges)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The metrics, in the text format that the scraper asks for."""
+        await self._gauges.prepare()
         return exposition(self._metrics.registry, request)
 
     async def openapi(self, _request: web.Request) -> web.Response:
@@ -93,7 +97,6 @@ def exposition(registry: CollectorRegistry, request: web.Request) -> web.Respons
 
 def build_admin_app(gateway: GatewayView, metrics: Metrics, events: RecentEvents, access: Access) -> web.Application:
     """The application of the admin listener. Registers the gauges of `gateway` with the metrics."""
-    metrics.registry.register(GaugeCollector(gateway))
     handlers = AdminHandlers(gateway, metrics, events, access)
     app = web.Application(client_max_size=LARGEST_REQUEST, middlewares=[access.guard, explained])
     app.router.add_get("/metrics", handlers.metrics)

@@ -85,6 +85,11 @@ class GaugeCollector(Collector):
 
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
+        self._intake_obstacle: str | None = None
+
+    async def prepare(self) -> None:
+        """Ask what has to be waited for, before each scrape."""
+        self._intake_obstacle = await self._gateway.intake_obstacle()
 
     def describe(self) -> Iterator[Metric]:
         """The gauges without values, so that registering reads nothing."""
@@ -97,7 +102,8 @@ class GaugeCollector(Collector):
         build = _gauge("build_info")
         build.add_metric((version_of_callspool(),), 1)
         yield build
-        yield _gauge("ready", float(not obstacles(self._gateway.lifecycle, stats)))
+        found = obstacles(self._gateway.lifecycle, stats, self._intake_obstacle)
+        yield _gauge("ready", float(not found))
         yield _gauge("disk_free_bytes", self._gateway.disk_free_bytes())
         if stats is not None:
             yield from _of_lanes(stats, self._gateway.now())

@@ -199,9 +199,7 @@ class Obstacle(NamedTuple):
     runbook: Runbook
 
 
-def obstacles(
-    lifecycle: Lifecycle, stats: SpoolStats | None, intake_obstacle: str | None = None
-) -> tuple[Obstacle, ...]:
+def obstacles(lifecycle: Lifecycle, stats: SpoolStats | None, intake_obstacle: str | None) -> tuple[Obstacle, ...]:
     """Why posts cannot be accepted now; empty when they can."""
     found: list[Obstacle] = []
     if lifecycle.phase is not Phase.RUNNING:

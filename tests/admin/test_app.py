@@ -83,6 +83,7 @@ async def test_a_way_in_that_is_closed_is_told(aiohttp_client: AiohttpClient) ->
     answer = await client.get("/readyz")
     assert (answer.status, (await answer.json())["reasons"]) == (503, ["the staging directory is gone"])
     assert not (await (await client.get("/api/status")).json())["ready"]
+    assert "callspool_ready 0.0" in (await (await client.get("/metrics")).text()).splitlines()
 
 
 async def test_the_status_tells_of_every_destination_and_lane(aiohttp_client: AiohttpClient) -> None:
