@@ -59,9 +59,23 @@ class SecretSources:
         """What the value of a variable is to be read from: what to call it, whether it is a file, and where it is."""
         if given:
             return given[0], FILE if given[0].endswith("_FILE") else COMMAND, environment[given[0]]
-        credential = Path(environment.get(CREDENTIALS_DIRECTORY, "")) / name
-        exists = CREDENTIALS_DIRECTORY in environment and credential.exists()
-        return f"the credential {name}", FILE, str(credential) if exists else ""
+        return f"the credential {name}", FILE, self._credential(name, environment.get(CREDENTIALS_DIRECTORY))
+
+    def _credential(self, name: str, directory: str | None) -> str:
+        """The path of a credential of systemd; empty where there is none of this name."""
+        if directory is None:
+            return ""
+        path = Path(directory) / name
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            if CREDENTIALS_DIRECTORY not in [problem.key for problem in self.problems]:  # it is so with all of them
+                advice = f"cannot be read: {error.strerror}; start callspool as the user of its unit, or unset it"
+                self.problems.append(Problem(CREDENTIALS_DIRECTORY, advice, f'"{path}"'))
+            return ""
+        return str(path)
 
     def layer(self, layer: Layer, secrets: Iterable[KeyPath]) -> Layer:
         """A layer of a file with the values of its secrets; `secrets` are the paths where one may stand."""

@@ -1,6 +1,9 @@
 """Secrets that come from files, from systemd's credentials and from commands."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,41 @@ def test_a_credential_of_systemd_has_the_name_of_the_variable(secret: Path) -> N
     environment = {**ENDPOINT, "CREDENTIALS_DIRECTORY": str(secret.parent)}
     assert tokens(load(None, environment).settings) == [OLD, NEW]
     assert tokens(load(None, {**environment, "CALLSPOOL_ADMIN_TOKEN": NEW}).settings) == [NEW]
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user who is neither root nor the owner of any file, where root runs the tests."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_a_directory_of_credentials_that_cannot_be_searched_is_a_problem(tmp_path: Path) -> None:
+    """A secret in it would quietly be off; it is named once, however many secrets may lie there."""
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    (directory / "CALLSPOOL_ADMIN_TOKEN").write_text(OLD)
+    directory.chmod(0o000)
+    with as_nobody():
+        (problem,) = problems(None, {**ENDPOINT, "CREDENTIALS_DIRECTORY": str(directory)}).values()
+    directory.chmod(0o700)
+    assert problem.key == "CREDENTIALS_DIRECTORY"
+    assert str(directory / "CALLSPOOL_") in str(problem)
+    assert "cannot be read: Permission denied" in problem.advice
+    assert "start callspool as the user of its unit" in problem.advice
+
+
+def test_a_credential_that_is_there_and_leads_nowhere_is_a_problem(tmp_path: Path) -> None:
+    """Only one that is not there means that the secret is not given so."""
+    (tmp_path / "CALLSPOOL_ADMIN_TOKEN").symlink_to(tmp_path / "missing")
+    found = problems(None, {**ENDPOINT, "CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found["the credential CALLSPOOL_ADMIN_TOKEN"].advice == "cannot be read: No such file or directory"
+    assert load(None, {**ENDPOINT, "CREDENTIALS_DIRECTORY": str(tmp_path / "missing")}).warnings == ()
 
 
 def test_a_command_prints_it(tmp_path: Path) -> None:
