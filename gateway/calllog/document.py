@@ -3,15 +3,14 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from mmap import mmap
 from typing import Final
 
 import msgspec
 
 from gateway.calllog.errors import CallLogError, Fault
-from gateway.calllog.summary import END_OF_TIMES, read_moment
 from gateway.calllog.toplevel import Member, Scratch, Slice, TopLevel, buffers, is_literal, scan
+from spool.moments import LATEST, milliseconds_of_moment
 from spool.records import NO_OUTLINE, Buffer, Outline
 
 DEFAULT_EVENT: Final = "call_log"
@@ -150,7 +149,6 @@ def _event(values: Mapping[str, msgspec.Raw]) -> str:
 
 _TIME_OF_EVENT: Final = {"call_started": "call_started_at", "call_ended": "call_ended_at"}
 _LONGEST_MOMENT: Final = 64
-_LATEST_MOMENT: Final = END_OF_TIMES * 1000 - 1
 _decode_moment = msgspec.json.Decoder(str | int | float | None).decode
 
 
@@ -159,19 +157,17 @@ def _happened_at(event: str, values: Mapping[str, msgspec.Raw]) -> int | None:
 
 
 def moment_of(raw: msgspec.Raw | None) -> int | None:
-    """A time in milliseconds, as `read_moment` reads it; None for what is none.
+    """A time in milliseconds, as `spool.moments` reads it; None for what is none.
 
     One without an offset counts as UTC: it is compared with those of the same sender only.
     """
     if raw is None or len(memoryview(raw)) > _LONGEST_MOMENT:
         return None
     try:
-        at = read_moment(_decode_moment(raw))
-        if isinstance(at, datetime):
-            at = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-        return None if at is None else min(max(round(at * 1000), 0), _LATEST_MOMENT)
-    except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
+        at = milliseconds_of_moment(_decode_moment(raw))
+    except (msgspec.DecodeError, RecursionError):
         return None
+    return None if at is None else min(max(at, 0), LATEST)
 
 
 _LONGEST_REASON: Final = 60

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import DecodeError, Meta, Raw, Struct
 from msgspec.json import Decoder
 
+from spool.moments import END_OF_TIMES, read_moment
 from spool.records import Buffer
 
 # Decodes JSON into structs so that a value of an unexpected type leaves itself out, and nothing else.
@@ -287,11 +288,6 @@ def _spans(telemetry_data: Readable) -> list[Span] | None:
 Figures = dict[str, int | float]
 
 _SECONDS_DIGITS: Final = 6
-_SMALLEST_MILLISECONDS: Final = 1e11
-"""In milliseconds this is March 1973: no call is older."""
-_is_unix_text: Final = re.compile(r"[0-9]{9,19}(?:\.[0-9]+)?").fullmatch
-END_OF_TIMES: Final = 253_402_300_800
-"""The year 10000, in seconds since the Unix epoch: ISO 8601 and Python have no date for it."""
 _MILLISECONDS_DIGITS: Final = 3
 _OTHER: Final = "other"
 """What a span without an operation type is counted as, and what comes after too many different ones."""
@@ -395,25 +391,6 @@ def unix_of(moment: object) -> float | None:
     """
     at = _unix(read_moment(moment))
     return at if at is not None and 0 <= at < END_OF_TIMES else None
-
-
-def read_moment(value: object) -> datetime | float | None:
-    """What an ISO 8601 string says, or the Unix seconds of a number or its text, whatever unit it counts."""
-    if isinstance(value, str):
-        if _is_unix_text(value):
-            return _seconds(float(value))
-        try:
-            return datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    return _seconds(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _seconds(number: float) -> float:
-    """A Unix time in seconds: one of more than 1e11 (the year 5138) counts a thousandth, a millionth or a billionth."""
-    while number >= _SMALLEST_MILLISECONDS and math.isfinite(number):
-        number /= 1000
-    return number
 
 
 def _clocks_changed(started: datetime, ended: datetime) -> bool:

@@ -78,7 +78,7 @@ def test_turns_lie_where_they_were_said_in_whatever_unit() -> None:
         assert [turn.at for turn in story.turns] == [2000, 9000]
     story = story_of([b'{"transcript_with_metrics":[{"timestamp":1e308,"tool_calls":[{"duration_ms":-1}]}]}'])
     assert story is not None
-    assert (story.turns[0].at, story.turns[0].tools) == (0, (("tool", None),))
+    assert (story.turns[0].at, story.turns[0].tools) == (None, (("tool", None),))
     story = story_of(
         [b'{"telemetry_data":{"session_traces":[{"start_time_ns":1%b,"duration_ms":1e308}]}}' % (400 * b"0")]
     )

@@ -21,10 +21,10 @@ from typing import Final
 
 import msgspec
 
+from spool.moments import LATEST
 from spool.records import Delivery, Form
 from uploaders.kafka.options import Topics
 from uploaders.stores.parts import (
-    LATEST,
     Head,
     Part,
     PartKind,

@@ -8,13 +8,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
+from spool.moments import LATEST, milliseconds_of_moment
 from spool.records import AGENT_LOST, DETAIL_FORMS, Form
 
 
@@ -143,10 +143,6 @@ _TELEMETRY: Final = {"spans": "total_spans", "errors": "error_count"}
 _LARGEST_EXACT: Final = 1 << 53
 _SLOW_BYTES: Final = 32 << 20
 """A document that the fast decoder refuses is read with the standard library's, unless it is larger than this."""
-_MILLISECONDS_ABOVE: Final = 100_000_000_000
-"""A Unix time above this (the year 5138 in seconds) counts milliseconds."""
-LATEST: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999: every store has room for it."""
 
 
 class _Members(Struct):
@@ -224,22 +220,9 @@ def _summary(members: _Members) -> dict[str, int | float] | None:
 
 
 def moment(value: object) -> int | None:
-    """Milliseconds since the Unix epoch, from ISO 8601 or a Unix number in seconds or milliseconds.
+    """Milliseconds since the Unix epoch, as `spool.moments` reads a time; None for one outside of 1970 to 9999.
 
-    A time without an offset is taken as UTC: the agent's own zone is not known here. None for what is no time between
-    1970 and 9999.
+    A time without an offset is taken as UTC: the agent's own zone is not known here.
     """
-    if isinstance(value, str):
-        try:
-            at = datetime.fromisoformat(value)
-            seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            return None
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        if not 0 <= value <= LATEST:  # False for NaN too
-            return None
-        seconds = value / 1000 if value > _MILLISECONDS_ABOVE else value
-    else:
-        return None
-    milliseconds = round(seconds * 1000)
-    return milliseconds if 0 <= milliseconds <= LATEST else None
+    at = milliseconds_of_moment(value)
+    return at if at is not None and 0 <= at <= LATEST else None
