@@ -213,6 +213,8 @@ class Staged:
 
     def claim(self, size: int) -> None:
         """Claim `size` bytes for what is about to come. For the event loop. Raises `SpoolFull`."""
+        if self._discarded:  # a thread was under way: nobody would give the bytes back
+            raise ValueError("the staging files were discarded: their post was cancelled")
         try:
             self._area.quota.reserve_staging(size)
         except SpoolFull as full:

@@ -1,7 +1,10 @@
 """Staging files: private, counted, and gone afterwards."""
 
+import asyncio
+import contextlib
 import errno
 import gzip
+import itertools
 import mmap
 import os
 import shutil
@@ -9,7 +12,9 @@ import stat
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from gateway.intake.body_reader import BodyLimits
@@ -106,14 +111,75 @@ async def test_what_is_staged_counts_in_the_quota(tmp_path: Path, workers: Worke
 
 
 async def test_a_file_that_is_made_after_its_post_was_cancelled_is_removed(tmp_path: Path, workers: Workers) -> None:
-    """A thread that was under way when everything was discarded leaves neither a file nor memory behind."""
+    """A thread that was under way when everything was discarded leaves neither a file nor memory nor a claim behind."""
     for try_reserve in (None, MemoryBudget(1 << 20).try_reserve):
-        staged = StagingArea(tmp_path, Account(), workers, try_reserve).begin()
+        account = Account()
+        staged = StagingArea(tmp_path, account, workers, try_reserve).begin()
         staged.discard()
         file = await workers.run(staged.file)
         assert _files(tmp_path) == []
         with pytest.raises(ValueError, match="was cancelled"):
             await workers.run(file.write, b"late")
+        assert account.promised == 0
+
+
+POSTS = {
+    "a batch": (
+        "/v1/calls/batch",
+        b"\n".join([call_log("a"), call_log("b", size=2 << 20), call_log("c", size=200_000)]),
+    ),
+    "a giant": ("/v1/calls", call_log("a", size=6 << 20)),
+    "an envelope": ("/v1/calls", envelope(call_log("a", size=2 << 20))),
+}
+
+
+@pytest.mark.parametrize("encrypts", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("post", POSTS)
+async def test_a_post_that_is_cancelled_leaves_nothing(
+    tmp_path: Path, post: str, encrypts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a thread does for it at that moment: neither files, nor memory, nor what they take of the quota."""
+    path, body = POSTS[post]
+    async with running(tmp_path, bodies=BodyLimits(inline_max=1 << 20), encrypts=encrypts) as world:
+        run, left = world.intake.workers.run, 0
+
+        async def run_or_be_cancelled(*work: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            task = asyncio.current_task()
+            if left == 0 and task is not None:
+                task.cancel()
+            return await run(*work, **more)
+
+        monkeypatch.setattr(world.intake.workers, "run", run_or_be_cancelled)
+        for number in itertools.count(1):
+            left = number
+            with contextlib.suppress(aiohttp.ClientError):
+                await world.post(body, path)
+            await world.until(lambda: world.holds_nothing() and not world.spool._quota.staged_bytes)
+            if left > 0:
+                break
+        assert number > 4, "it was cancelled at hardly any place"
+
+
+async def test_a_batch_that_is_cancelled_between_its_lines_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that was read, and is not accepted yet, goes with its batch."""
+    async with running(tmp_path) as world:
+        for place in ("gateway.intake.turns.Slicer.next", "gateway.intake.sources.batch.LineAcceptor._wait_for_room"):
+
+            async def be_cancelled(*_given: Any) -> None:
+                if world.staged_files():
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.cancel()
+                    await asyncio.sleep(0)
+
+            with monkeypatch.context() as patched, contextlib.suppress(aiohttp.ClientError):
+                patched.setattr(place, be_cancelled)
+                await world.post(call_log("b", size=2 << 20) + b"\n" + call_log("c"), "/v1/calls/batch")
+            await world.until(lambda: world.holds_nothing() and not world.spool._quota.staged_bytes)
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:

@@ -182,14 +182,14 @@ class _GrowingLine:
             self._failure = error
 
     async def finish(self) -> Line:
-        """The line; the next one begins."""
+        """The line; the next one begins. Where this is cancelled, the line is there still, to be dropped."""
         try:
-            return self._failure or await self._body()
+            line: Line = self._failure or await self._body()
         except (SpoolError, OSError) as error:
             self.drop()
-            return error
-        finally:
-            self._begin()
+            line = error
+        self._begin()
+        return line
 
     def drop(self) -> None:
         """Discard the line that is being read."""
@@ -253,11 +253,14 @@ class LineAcceptor:
         started = time.perf_counter()
         line.request = self._sender.request
         size = 0 if line.staged else len(line.data)
-        await self._wait_for_room(size)
         try:
+            await self._wait_for_room(size)
             parsed = await self._posts.parse(line, self._sender)
         except Exception as error:  # noqa: BLE001  # answered to the sender, and logged if unexpected
             return self.reject(number, line, error)
+        except BaseException:
+            line.release()
+            raise
         self._lines += 1
         self._bytes += size
         call_id = parsed.call_id
@@ -396,9 +399,9 @@ class BatchSource:
         slices = self._slices.of(sender_of(request))
         try:
             async for line in self._lines.lines(pieces):
-                await slices.next()
                 if isinstance(line, int):
                     number += line
+                    await slices.next()
                     continue
                 number += 1
                 seen += 1
@@ -413,6 +416,7 @@ class BatchSource:
                     answers.add(lines.reject(number, line, stopping()))
                 else:
                     answers.add(await lines.accept(number, line))
+                await slices.next()  # not while a line is in hand: where this is cancelled, nobody would release it
         except Exception as error:  # noqa: BLE001  # answered to the sender, and logged if unexpected
             answers.add(lines.reject(number + 1, 0, error))
             answers.closes = True
