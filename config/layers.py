@@ -28,7 +28,7 @@ class Layer:
 
 
 def value_at(tree: object, path: KeyPath) -> object:
-    """What lies at a path; None where nothing does."""
+    """The value at a path; None if there is none."""
     for step in path:
         if isinstance(tree, dict) and isinstance(step, str):
             tree = tree.get(step)
@@ -57,7 +57,7 @@ def first_value(layers: Sequence[Layer], path: KeyPath) -> object:
 
 
 def first_origin(layers: Sequence[Layer], path: KeyPath) -> str | None:
-    """Where the value at a path came from; for a table, where a value below it did."""
+    """The origin of the value at a path; for a table, that of a value below it."""
     for layer in layers:
         for known, origin in layer.origins.items():
             if known[: len(path)] == path:
@@ -87,9 +87,9 @@ class Problem:
     key: str
     """The setting or variable."""
     advice: str
-    """What would be right."""
+    """What would be valid."""
     value: str | None = None
-    """What was given, masked where it is or may be a secret; None where nothing was."""
+    """The given value, masked if it is or may be a secret; None if there was none."""
     origin: str | None = None
     """The file or the variable that it came from."""
 

@@ -88,9 +88,9 @@ class IntakeSettings(ListenerTable):
     memory_budget: Annotated[Size, Variable("CALLSPOOL_MEMORY_BUDGET")] = 64 * MIB
     """Memory for the bodies of all posts together; while it is used up, posts wait."""
     inline_max: Size = Field(default_factory=_default_inline_max)
-    """Posts up to this size are read into memory, larger ones onto disk; at most the memory budget."""
+    """Posts up to this size are read into memory, larger ones go to disk; at most the memory budget."""
     memory_wait: Annotated[Wait, Variable("CALLSPOOL_MEMORY_WAIT")] = 3.0
-    """How long a small post or a batch waits for memory before it is answered 503; large posts go onto disk."""
+    """How long a small post or a batch waits for memory before it is answered 503; large posts go to disk."""
     progress_timeout: Duration = 10.0
     """A post that delivers less than 64 KiB within this time is aborted."""
     header_timeout: Duration = 10.0
@@ -151,17 +151,17 @@ class OtlpSettings(Table):
     call_id_attributes: Words = ()
     """Attributes with the call id, tried before those of LiveKit, Pipecat and OpenTelemetry; else the trace id."""
     close_after: Duration = 5.0
-    """A call whose root span has come is closed when no span has come for this long."""
+    """A call whose root span has arrived is closed when no span has arrived for this long."""
     idle_after: Duration = 5 * MINUTE
     """Any call is closed when no span has come for this long."""
     drop_attributes: Words = ()
     """Attributes to leave out, such as the chat that each span repeats; `lk.pii.*` means all with that prefix."""
     drop_pii: bool = False
-    """Whether to leave out what was said: `lk.pii.*`, messages, prompts, tool calls; and with them the transcript."""
+    """Whether to leave out spoken words: `lk.pii.*`, messages, prompts, tool calls; and with them the transcript."""
 
 
 class LiveSettings(Table):
-    """Heartbeats and turns of calls that go on, to `/v1/calls/{call_id}/heartbeat` and `/turns` of the intake."""
+    """Heartbeats and turns of live calls, to `/v1/calls/{call_id}/heartbeat` and `/turns` of the intake."""
 
     enabled: bool = True
     """Whether heartbeats and turns are accepted."""

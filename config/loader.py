@@ -99,7 +99,7 @@ def _file_layer(path: Path | None, problems: list[Problem]) -> Layer | None:
 
 
 def _checked(layers: tuple[Layer, ...], problems: list[Problem]) -> Settings | None:
-    """The settings that these layers make, the first winning; None with what is wrong added to `problems`."""
+    """The settings of these layers, the first one winning; None, with problems added to `problems`, if invalid."""
     sources = tuple(InitSettingsSource(Settings, init_kwargs=layer.tree) for layer in layers)
     try:
         return Settings(_build_sources=(sources, {}))  # type: ignore[call-arg]  # not in the typed signature
@@ -113,7 +113,7 @@ def _checked(layers: tuple[Layer, ...], problems: list[Problem]) -> Settings | N
 KUBERNETES_LINK = re.compile(
     rf"{PREFIX}(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP).*)?)"
 )
-"""What Kubernetes puts into every container of a namespace that has a Service named callspool, unasked."""
+"""Variables that Kubernetes adds to every container of a namespace with a Service named callspool."""
 
 
 def read_environment(environment: Mapping[str, str]) -> Layer:
@@ -186,7 +186,7 @@ class EffectiveSetting:
 
     key: str
     value: str
-    """As people write it, masked where it is a secret."""
+    """As people write it, masked if it is a secret."""
     origin: str
     """`default`, or the file, variable or option that set it."""
 

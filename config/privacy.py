@@ -1,4 +1,4 @@
-"""The settings of privacy: what is replaced in call logs before they are stored, and what an erasure leaves behind."""
+"""The settings of privacy: redaction of call logs before they are stored, and what an erasure leaves behind."""
 
 import re
 from enum import StrEnum
@@ -39,10 +39,10 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns), Shown(lambda p
 
 
 class RedactionSettings(Table):
-    """What is replaced in call logs before anything of them is stored; by default nothing."""
+    """Values to replace in call logs before anything is stored; by default none."""
 
     detect: Detectors = ()
-    """What is found by its form and replaced: any of `card`, `iban`, `email`, `phone`, `ssn`, `spoken`, `number`."""
+    """Values to detect by form and replace: any of `card`, `iban`, `email`, `phone`, `ssn`, `spoken`, `number`."""
     fields: Fields = ()
     """Paths of members whose values are always replaced: `customer.phone`, `**.date_of_birth`."""
     patterns: Patterns = ()
@@ -50,7 +50,7 @@ class RedactionSettings(Table):
 
     @property
     def rules(self) -> Redaction | None:
-        """The rules; None where there are none."""
+        """The rules; None if there are none."""
         if not (self.detect or self.fields or self.patterns):
             return None
         return Redaction(tuple(map(Detector, self.detect)), tuple(map(named_pattern, self.patterns)), self.fields)
@@ -63,7 +63,7 @@ def _country(value: object) -> object:
 
 
 class LaterPosts(StrEnum):
-    """What becomes of a post of a call that was erased."""
+    """What happens to a post of an erased call."""
 
     REFUSE = "refuse"
     """It is answered 410."""

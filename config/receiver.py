@@ -22,20 +22,20 @@ from uploaders.stores.options import Reads
 
 
 class CompletionSettings(Table):
-    """How a store puts calls together, how long they wait for what is missing, and from which path they are read."""
+    """How a store completes calls, how long they wait for missing parts, and from which path they are read."""
 
     enabled: bool = True
     """Whether calls are completed as their parts arrive; otherwise only parts are stored (docs/migration.md)."""
     timeout: Duration = 5 * MINUTE
-    """A call whose end came, but no start within this time, becomes an orphan."""
+    """A call whose end arrived, but no start within this time, becomes an orphan."""
     open_timeout: Duration = HOUR
-    """A call whose start came, but no end within this time, times out."""
+    """A call whose start arrived, but no end within this time, times out."""
     sweep: Duration = 5.0
     """How often to look for calls that are due."""
     reads: Annotated[Reads, Choice] = Reads.COMPLETE
     """What answers queries: `complete`, `routed` (by `cutoff` and `projects`), or `merged` (to roll back)."""
     cutoff: OptionalDate = None
-    """With `routed`: the first day (UTC) whose calls were all completed as they came, such as `2026-01-31`."""
+    """With `routed`: the first day (UTC) whose calls were all completed on arrival, such as `2026-01-31`."""
     projects: Words = ()
     """With `routed`: the tenants whose queries may use the new path; by default all."""
     compare: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -44,7 +44,7 @@ from spool.records import WhenFull
 
 
 class DrainSettings(Table):
-    """What details may take, all destinations together. Cores never wait."""
+    """Bandwidth of details, all destinations together. Cores never wait."""
 
     max_bytes_per_second: OptionalSize = None
     """The bandwidth limit of details to all destinations together, in bytes per second; cores count, but never wait."""
@@ -97,11 +97,11 @@ class LogLevel(StrEnum):
     DEBUG = "debug"
     """Every step."""
     INFO = "info"
-    """What changes: start, stop, a destination that fails or recovers."""
+    """Changes: start, stop, a destination that fails or recovers."""
     WARNING = "warning"
-    """What an operator should look at."""
+    """Conditions that an operator should look at."""
     ERROR = "error"
-    """What failed."""
+    """Failures."""
 
 
 class LogFormat(StrEnum):
@@ -175,11 +175,11 @@ class SplitSettings(Table):
     two_phase_raw_threshold: Annotated[Size, Variable("CALLSPOOL_TWO_PHASE_RAW_THRESHOLD")] = 5 * MIB
     """A call log is split when its plain size exceeds this."""
     core_max_bytes: Annotated[Size, Variable("CALLSPOOL_CORE_MAX_BYTES")] = 500 * KB
-    """The largest core; what does not fit moves to the detail."""
+    """The largest core; members that do not fit move to the detail."""
 
 
 class WhispeySettings(Table):
-    """Rescuing what the Whispey SDK leaves behind in its outbox."""
+    """Rescuing rows that the Whispey SDK leaves in its outbox."""
 
     outbox: Files = ()
     """The SDK's outbox files to empty into the spool, such as `/tmp/whispey_outbox.db`; several
@@ -196,7 +196,7 @@ class CliSettings(Table):
     """How the command line asks a gateway whose listeners have TLS."""
 
     ca_file: OptionalFile = None
-    """Authorities to trust; by default the gateway's own certificate where it can be read, else the system's."""
+    """Authorities to trust; by default the gateway's own certificate if it is readable, else the system's."""
     cert_file: OptionalFile = None
     """The certificate to present, if the listener requires one."""
     key_file: OptionalFile = None
@@ -223,7 +223,7 @@ class ShutdownSettings(Table):
     """How the gateway stops."""
 
     deadline: Duration = 25.0
-    """The longest a graceful shutdown may take; what is undelivered then stays in the spool."""
+    """The longest a graceful shutdown may take; undelivered call logs then stay in the spool."""
     quiet: Wait = 2.0
     """The intake stays open until no post has come for this long, so that a stopping agent can still post its log."""
     call_max_age: Duration = 2 * HOUR
@@ -256,13 +256,13 @@ class TracesSettings(Table):
     """The gateway's own spans, sent by OTLP/HTTP. The variables of OpenTelemetry's SDKs say the rest: headers, TLS."""
 
     endpoint: OptionalEndpoint = None
-    """Where the gateway's own spans are sent by OTLP/HTTP: `http://127.0.0.1:4318`. Needs `callspool[traces]`."""
+    """The OTLP/HTTP endpoint for the gateway's own spans: `http://127.0.0.1:4318`. Needs `callspool[traces]`."""
     sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of the traces that begin here; those of agents are sampled as their `traceparent` says."""
 
     @property
     def url(self) -> str | None:
-        """Where spans are posted to: an endpoint without a path has the usual one."""
+        """The URL that spans are posted to: an endpoint without a path gets the usual one."""
         if self.endpoint is None or urlsplit(self.endpoint).path.strip("/"):
             return self.endpoint
         return f"{self.endpoint.rstrip('/')}/v1/traces"
@@ -289,11 +289,11 @@ class Settings(BaseSettings):
     split: SplitSettings = Field(default_factory=SplitSettings)
     """When a call log is sent in two phases."""
     redaction: RedactionSettings = Field(default_factory=RedactionSettings)
-    """What is replaced in call logs before they are stored."""
+    """Redaction of call logs before they are stored."""
     erasure: ErasureSettings = Field(default_factory=ErasureSettings)
     """What erasing calls leaves behind."""
     whispey: WhispeySettings = Field(default_factory=WhispeySettings)
-    """Rescuing what the Whispey SDK leaves behind."""
+    """Rescuing call logs that the Whispey SDK leaves behind."""
     drain: DrainSettings = Field(default_factory=DrainSettings)
     """How considerate the draining of details is."""
     priority: PrioritySettings = Field(default_factory=PrioritySettings)
@@ -315,7 +315,7 @@ class Settings(BaseSettings):
     otlp: OtlpSettings = Field(default_factory=OtlpSettings)
     """Spans that agents export by OpenTelemetry."""
     live: LiveSettings = Field(default_factory=LiveSettings)
-    """Calls that are watched while they go on."""
+    """Live calls, watched by their heartbeats."""
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     """The listener that providers post to."""
     sources: tuple[SourceSettings, ...] = ()

@@ -20,7 +20,7 @@ LOCAL_NAME = "local"
 LOCAL_TYPE = "file"
 LOCAL_PATH = Path("callspool-data/delivered")
 LOCAL_STORE = ("calls", "sqlite", Path("callspool-data/calls.db"))
-"""Name, type and path of the store that `--local` adds where there is none."""
+"""Name, type and path of the store that `--local` adds if there is none."""
 _STORE_TYPES = frozenset({"sqlite", "postgres", "clickhouse"})
 NOTIFIED = ("http", "kafka")
 """What a bucket can notify of the details that it takes in their place."""
@@ -164,7 +164,7 @@ def with_shortcuts(file: Layer, environment: Mapping[str, str], *, local: bool) 
 
 
 def destination_problems(layer: Layer, environment: Mapping[str, str]) -> Iterator[Problem]:
-    """What is wrong with the list as a whole: empty, a name twice, a variable that adds to nothing."""
+    """Problems of the list as a whole: empty, a duplicate name, a variable without its destination."""
     destinations = layer.tree.get("destinations", [])
     if not isinstance(destinations, list):
         return
@@ -254,7 +254,7 @@ def to_be_notified(destinations: Sequence[Any]) -> list[str]:
 
 
 def notify_problems(layer: Layer) -> Iterator[Problem]:
-    """Buckets that notify what does not exist, what needs no notice, or what another one notifies already."""
+    """Buckets whose `notify` names no destination, one that needs no notice, or one that another bucket notifies."""
     destinations = [item for item in layer.tree["destinations"] if isinstance(item, dict)]
     endpoints = {item.get("name"): item for item in destinations if item.get("type") in NOTIFIED}
     notifiers: dict[str, object] = {}

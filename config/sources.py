@@ -97,7 +97,7 @@ MAPPABLE = frozenset(
 
 
 class RecordingMode(StrEnum):
-    """What becomes of the recordings that a provider's webhooks refer to."""
+    """What happens to recordings that a provider's webhooks refer to."""
 
     REFER = "refer"
     """The call log has the provider's address, which may expire."""
@@ -127,7 +127,7 @@ class SourceSettings(Table):
     tenant: str | None = None
     """The tenant of its calls; by default that of the agent."""
     recordings: Annotated[RecordingMode, Choice] = RecordingMode.REFER
-    """`refer` keeps the provider's address of a recording; `copy` downloads the recording before that expires."""
+    """`refer` keeps the provider's URL of a recording; `copy` downloads the recording before that URL expires."""
     api_key: str | None = None
     """LiveKit: the API key, which must be the issuer of each webhook."""
     header: Annotated[str, Field(pattern=_HEADER_NAME)] | None = None
@@ -215,10 +215,10 @@ class WebhookSettings(ListenerTable):
     public_url: Endpoint | None = None
     """The URL by which providers reach this listener, without a path: Twilio signs it."""
     recordings: Directory | None = None
-    """Where recordings are kept as files; by default in the first bucket that is no tenant's own, and without one audio
-    that comes inside of a webhook stays in the call log. Those of a tenant with a bucket go there in any case."""
+    """The directory for recordings; by default they go to the first bucket that belongs to no tenant, and without one,
+    audio inside a webhook stays in the call log. Those of a tenant with a bucket always go to that bucket."""
     recording_hosts: UploadHostList = ()
-    """Hosts, `*.names` and networks that recordings may be fetched from, besides names with public addresses."""
+    """Hosts, `*.names` and networks to download recordings from, besides names with public addresses."""
     forward_timeout: Duration = 7.0
     """How long the server behind `forward_url` may take to answer: Vapi waits 7.5 s."""
 
@@ -226,8 +226,8 @@ class WebhookSettings(ListenerTable):
 def recordings_bucket(
     tenant: str | None, destinations: Iterable[Destination], own: Mapping[str, Collection[str]]
 ) -> S3Destination | None:
-    """Where the recordings of a tenant's sources are kept: its own first bucket; with None the first one that is
-    nobody's own. `own` has the names of each tenant's destinations."""
+    """The bucket for the recordings of a tenant's sources: its own first bucket; with None, the first one that belongs
+    to no tenant. `own` has the names of each tenant's destinations."""
     taken = {name for names in own.values() for name in names}
     wanted = [each for each in destinations if isinstance(each, S3Destination)]
     if tenant is None:
@@ -241,18 +241,18 @@ def check_recordings(
     destinations: Sequence[Destination],
     own: Mapping[str, Collection[str]],
 ) -> None:
-    """Raises `PydanticCustomError` where recordings are to be copied to nowhere. `own` as for `recordings_bucket`."""
+    """Raises `PydanticCustomError` if copied recordings have no place to go. `own` as for `recordings_bucket`."""
     copying = [each for each in sources if each.copies]
     for number, each in enumerate(destinations):
         if copying and each.name == "recordings":
-            advice = "none may be called recordings where a source copies them: that is what does it"
+            advice = "none may be named recordings if a source copies them: callspool uses that name itself"
             raise PydanticCustomError("conflict", "{advice}", {"path": ("destinations", number), "advice": advice})
     if webhooks.recordings is not None or recordings_bucket(None, destinations, own) is not None:
         return
     for source in copying:
         if source.tenant is None or recordings_bucket(source.tenant, destinations, own) is None:
-            whose = "that is no tenant's own" if source.tenant is None else f"that is nobody's or of {source.tenant}"
-            advice = f"should be set, or a bucket added {whose}: the source {source.name} copies recordings to nowhere"
+            whose = "of no tenant" if source.tenant is None else f"of {source.tenant} or of no tenant"
+            advice = f"should be set, or a bucket {whose} added: recordings of the source {source.name} have no place"
             raise PydanticCustomError("conflict", "{advice}", {"path": ("webhooks", "recordings"), "advice": advice})
 
 
@@ -293,7 +293,7 @@ def _is(provider: str, item: object) -> bool:
 
 
 def source_problems(layer: Layer) -> Iterator[Problem]:
-    """What is wrong with the list as a whole: a name or a path twice, sources without a listener."""
+    """Problems of the list as a whole: a duplicate name or path, sources without a listener."""
     sources = [item for item in layer.tree.get("sources", []) if isinstance(item, dict)]
     used = Counter(key for item in sources for key in (item.get("name"), item.get("path")) if isinstance(key, str))
     for key, count in used.items():

@@ -1,4 +1,4 @@
-"""The settings of tenants: whose agents, tokens and destinations."""
+"""The settings of tenants: their agents, tokens and destinations."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Final
@@ -45,12 +45,12 @@ class TenantSettings(Table):
     endpoint_token: HeaderToken | None = None
     """Sent instead of the agents' own tokens to destinations that forward these."""
     posts_per_second: Annotated[float, Field(gt=0)] | None = None
-    """What its agents may post; above it the answer is 429 with `Retry-After`. By default as much as they like."""
+    """How much its agents may post; above it the response is 429 with `Retry-After`. By default unlimited."""
     weight: Annotated[int, Field(ge=1, le=1000)] = 1
     """Its share of a destination's slots beside other tenants that have something to send."""
 
     quota_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """The part of `spool.max_bytes` that its call logs may use; what is above is answered 507, or 503 to providers."""
+    """The share of `spool.max_bytes` that its call logs may use; above it, posts get 507, or 503 to providers."""
     receipts_keep: Duration | None = None
     """How long receipts of its call logs are kept; by default `spool.receipts_keep`."""
     expire_after: Duration | None = None
@@ -65,13 +65,13 @@ class TenantSettings(Table):
     """The time zone of its callbacks, such as `Europe/Berlin`; by default that of the pipeline."""
 
     redaction: RedactionSettings | None = None
-    """What is replaced in its call logs before they are stored, in place of `[redaction]`; `{}`: nothing."""
+    """Redaction rules for its call logs, instead of `[redaction]`; `{}`: none."""
 
 
 def tenant_faults(
     tenants: Mapping[str, TenantSettings], destinations: Collection[str], of_sources: Collection[str | None]
 ) -> Iterator[str]:
-    """What is wrong with the table as a whole."""
+    """Problems of the table as a whole."""
     for unknown in {name for name in of_sources if name is not None} - tenants.keys():
         yield f"a source brings the calls of tenants.{unknown}, which is not there"
     holders: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Turns what pydantic says about a tree into problems that name a key, its value and what would be right."""
+"""Turns pydantic's errors about a tree into problems that name a key, its value and what would be valid."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,8 +50,8 @@ def _problem(details: ErrorDetails, layers: Sequence[Layer]) -> Problem:
 
 
 def _path(details: ErrorDetails) -> KeyPath:
-    """Where the value lies in the tree: without the member of the union, with the field that a rule names, or wholly
-    where a rule about several tables says whose fault it is."""
+    """The path of the value in the tree: without the member of the union, with the field that a rule names, or the
+    whole path if a rule about several tables gives it."""
     blamed: KeyPath | None = details.get("ctx", {}).get("path")
     if blamed is not None:
         return blamed
@@ -85,7 +85,7 @@ def _shown(path: KeyPath, layers: Sequence[Layer]) -> str | None:
 
 
 def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo]:
-    """The fields of the table at a path; none where the settings have no such table."""
+    """The fields of the table at a path; none if the settings have no such table."""
     model: type[BaseModel] | None = Settings
     for depth, step in enumerate(path):
         if isinstance(step, int) and path[0] == "sources":
@@ -99,7 +99,7 @@ def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo
     return model.model_fields if model else {}
 
 
-# What is allowed but an operator should look at.
+# Settings that are allowed, but that an operator should look at.
 
 
 def warnings(settings: Settings) -> tuple[str, ...]:

@@ -136,11 +136,11 @@ class ListenAddress:
 
 
 INTAKE_LISTEN = ListenAddress("127.0.0.1", 7717)
-"""Where agents post to a gateway that is not told otherwise."""
+"""The default address of the intake."""
 ADMIN_LISTEN = ListenAddress("127.0.0.1", 7718)
-"""Where its listener for people and scrapers is."""
+"""The default address of the admin listener."""
 SPOOL_DIRECTORY = Path("callspool-data/spool")
-"""Where its spool is."""
+"""The default directory of the spool."""
 
 
 def parse_listen(value: object) -> ListenAddress:

@@ -35,7 +35,7 @@ from uploaders.document.options import Encoding, Large
 
 
 def _default_fallbacks(checked: dict[str, Any]) -> tuple[Fallback, ...]:  # Any: pydantic's own type here
-    """An endpoint whose `address_url` is set gives upload addresses."""
+    """An endpoint whose `address_url` is set returns upload addresses."""
     presigned = checked.get("presigned")
     in_two_phases = checked.get("large") is Large.TWO_PHASE and checked.get("detail") is not DetailSent.NONE
     return (Fallback.PRESIGNED,) if in_two_phases and presigned and presigned.address_url else ()
@@ -49,18 +49,18 @@ class HttpDestination(EndpointTable):
     encoding: Annotated[Encoding, Choice] = Encoding.AUTO
     """`auto` (plain up to 10 KB, the envelope above), `identity`, `gzip`, `zstd` or `envelope`."""
     large: Annotated[Large, Choice] = Large.TWO_PHASE
-    """How large call logs go: `two_phase`, `whole` or `presigned`."""
+    """How large call logs are sent: `two_phase`, `whole` or `presigned`."""
     max_request_bytes: Size = 6 * MB
     """The largest request body that the endpoint accepts."""
     detail: Annotated[DetailSent, Choice] = DetailSent.FULL
-    """What it receives of details: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the slowest
-    spans) or `none`."""
+    """Which part of a detail it receives: `full`, `critical` (slow spans, failed ones, tool calls), `top_n` (the
+    slowest spans) or `none`."""
     top_n: Annotated[int, Field(ge=1)] = 100
     """For `top_n`: how many of the slowest spans to keep."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
-    """Requests under way at once, for each lane."""
+    """Requests in flight at once, for each lane."""
     presigned: PresignedSettings = Field(default_factory=PresignedSettings)
-    """How large call logs go through upload addresses."""
+    """How large call logs are sent through upload addresses."""
     when_too_large: Fallbacks = Field(default_factory=_default_fallbacks)
     """Where a refused detail goes: `presigned`, then `s3` or reduced to `critical` or `top_n`, then a dead letter.
     By default `presigned` if `presigned.address_url` is set."""
@@ -105,10 +105,10 @@ class HttpDestination(EndpointTable):
 
 
 class PresignedDestination(EndpointTable):
-    """An endpoint whose storage gets every call log whole; credentials for that are the endpoint's business."""
+    """An endpoint whose storage gets every call log whole; the endpoint has the credentials for it."""
 
     type: Literal["presigned"]
-    """`presigned`: an endpoint that gives upload addresses; every call log is uploaded whole."""
+    """`presigned`: an endpoint that returns upload addresses; every call log is uploaded whole."""
     concurrency: LaneConcurrency = Field(default_factory=LaneConcurrency)
     """Uploads under way at once, for each lane."""
     presigned: PresignedSettings = Field(default_factory=PresignedSettings)

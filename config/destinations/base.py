@@ -103,7 +103,7 @@ class DestinationTable(Table):
 # What every destination has that is an HTTP endpoint of the agents' own kind: its URL, its token, its time-outs.
 
 SEND_PATH = "/send-call-log"
-"""What the SDK replaces in a URL to ask for an upload address."""
+"""The part of a URL that the SDK replaces to request an upload address."""
 
 
 class TokenMode(StrEnum):
@@ -133,7 +133,7 @@ class PresignedSettings(Table):
     """How call logs go through upload addresses."""
 
     address_url: Endpoint | None = Field(default=None, repr=False)
-    """Where to ask for an upload address; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
+    """The URL for upload addresses; by default `url` with `/get-upload-url` in place of `/send-call-log`."""
     reference: bool = False
     """Whether the endpoint is notified of each upload; by default not, since the object's arrival starts processing."""
     upload_hosts: UploadHostList = ()
@@ -172,7 +172,7 @@ class EndpointTable(DestinationTable):
     token: HeaderToken | None = None
     """Sent as `x-pype-token` instead of the agent's own token."""
     token_mode: Annotated[TokenMode, Choice] = Field(default_factory=_default_token_mode)
-    """`forward` the agent's token or `replace` it; by default `replace` where `token` is set."""
+    """`forward` the agent's token or `replace` it; by default `replace` if `token` is set."""
     connect_timeout: Duration = 10.0
     """Time to establish a connection, TLS included."""
     send_timeout: Duration = 20.0
@@ -241,33 +241,33 @@ def has_no_address_url(presigned: PresignedSettings, checked: dict[str, Any]) ->
 
 
 def require_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> None:  # Any: pydantic's own type
-    """Raises pydantic's error, which names the field to set, where there is no place to ask for addresses."""
+    """Raises pydantic's error, which names the field to set, if no `address_url` is known."""
     if has_no_address_url(presigned, checked):
         advice = f"is required: it cannot be derived from a `url` without {SEND_PATH}"
         raise PydanticCustomError("conflict", "{advice}", {"field": "address_url", "advice": advice})
 
 
-# What of details an endpoint is sent, and how goes on what it refuses as too large.
+# The part of a detail that an endpoint receives, and the fallbacks for a detail that it refuses as too large.
 
 
 class DetailSent(StrEnum):
-    """What of details an endpoint is sent."""
+    """Which part of a detail an endpoint receives."""
 
     FULL = "full"
     """All."""
     CRITICAL = "critical"
-    """Of the spans only the slow ones, the failed ones and tool calls."""
+    """Only slow spans, failed spans and tool calls."""
     TOP_N = "top_n"
-    """Of the spans only the slowest."""
+    """Only the slowest spans."""
     NONE = "none"
-    """Nothing: the core is all that it gets."""
+    """Nothing: it gets only the core."""
 
 
 class Fallback(StrEnum):
-    """How a delivery goes on that an endpoint refuses as too large."""
+    """The fallback of a delivery that an endpoint refuses as too large."""
 
     PRESIGNED = "presigned"
-    """The whole call log, through an upload address that the endpoint gives."""
+    """The whole call log, through an upload address of the endpoint."""
     S3 = "s3"
     """The detail, into the bucket that notifies the endpoint."""
     CRITICAL = "critical"
@@ -280,7 +280,7 @@ REDUCTIONS = frozenset({Fallback.CRITICAL, Fallback.TOP_N})
 
 
 def read_fallbacks(value: object) -> object:
-    """Ways on from a list, or from a text with commas. Raises ValueError for what cannot be followed in this order."""
+    """Fallbacks from a list, or from a text with commas. Raises ValueError if they are not possible in this order."""
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, list | tuple):
         raise ValueError(f"should be a list of {_known()}")
@@ -299,11 +299,11 @@ def format_fallbacks(ways: tuple[Fallback, ...]) -> str:
 
 
 Fallbacks = Annotated[tuple[Fallback, ...], BeforeValidator(read_fallbacks), Shown(format_fallbacks)]
-"""One after the other, as far as each is refused too."""
+"""In order: each is tried if the one before is refused too."""
 
 
 def bucket_problems(layer: Layer) -> Iterator[Problem]:
-    """Endpoints whose details are to go on to a bucket, where no bucket notifies them."""
+    """Endpoints with the fallback `s3` that no bucket notifies."""
     destinations = layer.tree["destinations"]
     notified = {str(item.get("notify")) for item in destinations if isinstance(item, dict) and item.get("type") == "s3"}
     for index, item in enumerate(destinations):

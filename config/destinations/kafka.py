@@ -1,4 +1,4 @@
-"""The settings of a Kafka cluster: what sidecars write to and `callspool work` reads from."""
+"""The settings of a Kafka cluster, which sidecars write to and `callspool work` reads from."""
 
 import re
 from collections.abc import Iterator
@@ -44,13 +44,13 @@ class TopicSettings(Table):
     """The names of the topics, which must exist."""
 
     started: TopicName = _USUAL.started
-    """Where `call_started` goes."""
+    """The topic of `call_started`."""
     ended: TopicName = _USUAL.ended
-    """Where `call_ended` goes, and call logs without an event."""
+    """The topic of `call_ended`, and of call logs without an event."""
     details: TopicName = _USUAL.details
-    """Where details, updates, and notices of objects in a bucket go."""
+    """The topic of details, updates, and notices of objects in a bucket."""
     dead: TopicName = _USUAL.dead
-    """Where `callspool work` puts messages that no store accepts."""
+    """The dead letter topic: `callspool work` writes messages to it that no store accepts."""
 
     @field_validator("dead")
     @classmethod

@@ -1,4 +1,4 @@
-"""The settings of pipelines: what is made of calls after they ended."""
+"""The settings of pipelines, which process calls after they ended."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -105,12 +105,12 @@ class CallbackSettings(Table):
 
 
 class PipelineDestination(DestinationTable):
-    """What is made of calls after they ended: a summary, a vector to find similar ones, callbacks."""
+    """Processing of calls after they ended: a summary, a vector to find similar ones, callbacks."""
 
     type: Literal["pipeline"]
     """`pipeline`: works on calls in a store; its own models need `pip install callspool[pipeline]`."""
     events: Events = ("call_ended", "call_complete", "call_analyzed")
-    """The events whose calls are worked on; a call with no new content is not worked on again."""
+    """The events whose calls are processed; a call without new content is not processed again."""
     runs: Annotated[Runs, Choice] = Runs.LOCAL
     """`local`: this gateway works on the calls; `queue`: it queues them for others with the same store."""
     store: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
@@ -155,7 +155,7 @@ class PipelineDestination(DestinationTable):
 
     @property
     def server_url(self) -> str | None:
-        """The server of models; None where there is none."""
+        """The model server; None if there is none."""
         return self.base_url or (OPENAI if self.token else None)
 
     def warnings(self, *, core_max_bytes: int) -> Iterator[str]:
@@ -170,7 +170,7 @@ class PipelineDestination(DestinationTable):
 
 
 def pipeline_fault(destinations: tuple[Any, ...]) -> str | None:  # Any: the union of all destinations
-    """What is wrong with pipelines and what they need of other destinations; None where nothing is."""
+    """The problem of pipelines, or of destinations that they need; None if there is none."""
     stores = [each.name for each in destinations if each.type in {"sqlite", "postgres"}]
     pipelines = [each for each in destinations if isinstance(each, PipelineDestination)]
     if len(pipelines) > 1:

@@ -1,4 +1,4 @@
-"""The settings of a bucket: Amazon S3, or a server that speaks its protocol."""
+"""The settings of a bucket: Amazon S3, or a compatible server."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class S3Destination(DestinationTable):
     """A bucket that takes objects. Credentials come by the usual AWS chain, never from here."""
 
     type: Literal["s3"]
-    """`s3`: a bucket of Amazon S3 or of a server that speaks its protocol."""
+    """`s3`: a bucket of Amazon S3 or of an S3-compatible server."""
     bucket: str
     """The bucket; it must exist."""
     prefix: str = "callspool"
@@ -54,14 +54,14 @@ class S3Destination(DestinationTable):
     profile: OptionalName = None
     """A profile of the shared AWS configuration; by default AWS_PROFILE."""
     path_style: bool | None = None
-    """Whether the bucket is in the path instead of the host name; by default where `endpoint_url` is set."""
+    """Whether the bucket is in the path instead of the host name; by default if `endpoint_url` is set."""
     notify: OptionalName = None
     """The `http` or `kafka` destination that gets the core and a notice of the object; without one the bucket gets
     everything."""
     key: str = DEFAULT_TEMPLATE
     """Keys below the prefix, made of `{agent_id}`, `{call_id}`, `{date}`, `{event}`, `{record_id}` and `{tenant}`."""
     object: Annotated[ObjectContent, Choice] = ObjectContent.DETAIL
-    """What the object of a large call log holds: its `detail`, or the `whole` call log."""
+    """The content of a large call log's object: its `detail`, or the `whole` call log."""
     token_in_whole: bool = False
     """With `object = "whole"`: whether each whole holds the agent's token, as the SDK's own uploads do."""
     encoding: Annotated[ObjectEncoding, Choice] = ObjectEncoding.ZSTD
