@@ -39,7 +39,11 @@ def test_the_redacted_call_logs_are_printed(calls: Path) -> None:
     assert done.output.splitlines()[1] == calls.read_text().splitlines()[1]
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + 9 * b"\xff", gzip.compress(b"{}")[:-5]])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + 9 * b"\xff", gzip.compress(b"{}")[:-5]],
+    ids=["empty", "garbled", "cut short"],
+)
 def test_a_damaged_file_is_said(tmp_path: Path, damage: bytes) -> None:
     """Cut off, no gzip, or broken in the middle: a sentence and an exit code, and no traceback."""
     broken = tmp_path / "calls.json.gz"
