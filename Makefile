@@ -124,8 +124,8 @@ test: $(TESTS) ## Check format, lint, types, import directions; run the tests wi
 
 .PHONY: browser
 browser: ## Install Debian's Chromium where it is missing: the tests of the pages skip without it
-	@[[ -x /usr/bin/chromium ]] || { apt-get update -qq; \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	@[[ -x /usr/bin/chromium-headless-shell || -x /usr/bin/chromium ]] || { apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null; }
 
 .PHONY: pictures
 pictures: $(TESTS) browser ## Make the pictures of the pages in docs/pictures anew

@@ -39,6 +39,8 @@ pytest_plugins = (
 """Servers that tests of many folders share: each is started when it is first asked for, once in a test process."""
 
 HERE = Path(__file__).parent
+HOMES = {"page": 0, "s3": 1, "kafka": 2, "stores": 2, "worker": 2}
+"""Folders whose tests share a server, a browser or a gateway, and the number of the process that starts it."""
 TOLD = "told"
 ON_BOTH_LOOPS = {
     "intake/test_connections.py",
@@ -60,23 +62,36 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     return loops
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name binary parameters by their argument: compressed bytes hold the time, and processes must agree on names."""
+    printable = not isinstance(val, bytes) or (val.isascii() and val.decode().isprintable())
+    return None if printable else argname
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each test process begin with its share of the slow tests, so that none is left alone with one at the end.
+    """Deal the tests out: to each process its share of the slow ones first, then those whose server it has at home.
 
-    `--dist worksteal` gives each process an equal piece of the list, and what remains of it to whoever is free.
+    `--dist worksteal` gives each process an equal piece of the list, and its end to whoever is free. So no process
+    is left alone with a slow test at the end, and few servers are started in more than one.
     """
     if not hasattr(config, "workerinput"):
         return
-    processes = config.workerinput["workercount"]
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    rest = iter([item for item in items if not item.get_closest_marker("slow")])
-    ends = [len(items) * (number + 1) // processes for number in range(processes)]
-    ordered: list[pytest.Item] = []
-    for number, end in enumerate(ends):
-        ordered += slow[number::processes]
-        ordered += itertools.islice(rest, max(0, end - len(ordered)))
-    items[:] = [*ordered, *rest]
+    hands: list[list[pytest.Item]] = [[] for _ in range(config.workerinput["workercount"])]
+    by_urgency: tuple[list[pytest.Item], ...] = ([], [], [])
+    for item in items:
+        at_home = item.path.parent.name in HOMES
+        by_urgency[0 if item.get_closest_marker("slow") else 1 if at_home else 2].append(item)
+    for item in itertools.chain(*by_urgency[:2]):
+        home = HOMES.get(item.path.parent.name)
+        hand = min(hands, key=len) if home is None else hands[home % len(hands)]
+        hand.append(item)
+    rest = iter(by_urgency[2])
+    piece = len(items) / len(hands)
+    items[:] = []
+    for number, hand in enumerate(hands, 1):
+        items += hand
+        items += itertools.islice(rest, max(0, round(piece * number) - len(items)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
