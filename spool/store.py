@@ -25,7 +25,7 @@ from spool.keys import KeyRing, SpoolKeys, require_keys
 from spool.ownership import SpoolDirectory
 from spool.payload.frames import PayloadCache
 from spool.queue.accept import Acceptance
-from spool.queue.ingest import Ingest
+from spool.queue.ingest import Ingest, WritesInFlight
 from spool.queue.live import LiveCalls
 from spool.queue.maintenance import Maintenance, Scrub
 from spool.queue.reader import Reader
@@ -155,19 +155,21 @@ class Spool:
         # What comes in.
         self._cache = PayloadCache()
         self._uploads = UploadAddresses(writer, quota)
-        self.live = LiveCalls(writer, reader, quota, shares, clock)
-        self.traces = Traces(writer, reader, quota, shares, clock)
+        in_flight = WritesInFlight()
+        self.live = LiveCalls(writer, reader, quota, shares, clock, in_flight)
+        self.traces = Traces(writer, reader, quota, shares, clock, in_flight)
         self._ingest = Ingest(
             writer, quota, orphans, destinations, clock, next_chunk=start.next_chunk,
             compression_level=options.compression_level, duplicate_window=options.duplicate_window,
             accepted=self._accepted, evictor=self.evictor if self._evicts else None, shares=shares,
+            in_flight=in_flight,
         )  # fmt: skip
 
         # What uploaders keep, and what operators order.
         self.uploader_state = UploaderState(writer, destinations)
         self.admin = QueueAdmin(writer, reader, clock, announce, orphans)
         self.erasures = CallErasures(
-            writer, reader, self.admin, self.live, orphans, clock, options.refuse_erased, self._shredder
+            writer, reader, self.admin, self.live, orphans, clock, options.refuse_erased, self._shredder, in_flight
         )
         self.rekeying = Rekeying(writer, reader, destinations.spool_id)
         target = ImportTarget(

@@ -68,7 +68,7 @@ class DeadLetterImporter:
         Raises `BadSelection` for what cannot be delivered, or does not match its checksum, and the spool's errors.
         """
         owner = self._rules.owner_of_imported(header.tenant, header.agent_id, header.key)
-        forms = self._forms(header, owner)
+        forms = self._forms(header)
         staged = self._staging.begin()
         try:
             documents, digests = [], []
@@ -81,12 +81,14 @@ class DeadLetterImporter:
             for form, text in zip(forms, documents, strict=True):
                 fragments |= _fragments(form, text)
             digest = sha256(b"".join(digests)).digest()
+            if self._store.is_erased(header.call_id, owner.principal, header.agent_id):  # perhaps while it came
+                raise BadSelection("the call was erased by order; `erasure.later_posts` says for how long it stays so")
             accepted = await self._store.accept(self._record(header, owner, forms, documents, fragments, digest))
         finally:
             staged.discard()
         return ImportResult(record_id=accepted.uid, duplicate=accepted.duplicate)
 
-    def _forms(self, header: ImportHeader, owner: Owner) -> list[Form]:
+    def _forms(self, header: ImportHeader) -> list[Form]:
         """The forms of the documents, if the destination accepts them."""
         accepts = self._destinations.get(header.to)
         if accepts is None:
@@ -95,8 +97,6 @@ class DeadLetterImporter:
         words = [document.form for document in header.documents]
         wrong = [word for word in words if word == Form.NOTICE or word not in {form.value for form in accepts.forms}]
         alone = len(words) == 1 or (Form.WHOLE not in words and len(set(words)) == len(words))
-        if self._store.is_erased(header.call_id, owner.principal, header.agent_id):
-            raise BadSelection("the call was erased by order; `erasure.later_posts` says for how long it stays so")
         if not words or wrong or not alone or not header.call_id or not header.record_id:
             given = ", ".join(words) or "nothing"
             raise BadSelection(f"{header.to} does not accept {given} of one imported call log")

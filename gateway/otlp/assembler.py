@@ -176,9 +176,10 @@ class TraceAssembler:
                 message = f"{len(self._open)} traces are open."
                 raise Rejection(503, "too_many_traces", message, "They are closed when they end.", retry_after=1)
             principal = principal_of(tenant, token)
-            groups: Sequence[NewSpans] = [new for new in export.groups if not self._is_erased(new, principal, token)]
+            groups: Sequence[NewSpans] = export.groups
             if self._acceptor.redacts:
                 groups = await self._redacted(groups, token, tenant)
+            groups = [new for new in groups if not self._is_erased(new, principal, token)]
             await self._store.add(groups, token, principal)
             self._note(groups, principal)
         self._observer.otlp_spans("accepted", export.accepted)

@@ -17,6 +17,7 @@ from spool.db.sql import record_of
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
 from spool.live_calls import LiveCall
+from spool.queue.ingest import WritesInFlight
 from spool.queue.live import LiveCalls
 from spool.queue.maintenance import vacuum
 from spool.queue.reader import Reader
@@ -87,7 +88,7 @@ class CallErasures:
 
     def __init__(
         self, writer: Writer, reader: Reader, queue: QueueAdmin, live: LiveCalls, orphans: OrphanChunks, clock: Clock,
-        refuse_for: int | None, shredder: Shredder,
+        refuse_for: int | None, shredder: Shredder, in_flight: WritesInFlight,
     ) -> None:  # fmt: skip
         """`refuse_for`: how long posts of erased calls are refused, in milliseconds; None: they are not."""
         self._writer = writer
@@ -98,6 +99,7 @@ class CallErasures:
         self._clock = clock
         self._refuse_for = refuse_for
         self._shredder = shredder
+        self._in_flight = in_flight
         self._salt = b""
         self.known: dict[bytes, int] = {}
         """When each call was ordered to be erased, by its hash."""
@@ -175,12 +177,20 @@ class CallErasures:
         return [each for each in of_id if self._is_of(call, each.principal, each.agent_id)]
 
     async def order(self, calls: Sequence[OwnedCall]) -> None:
-        """Write down that these calls are to be erased; from now on their posts may be refused."""
+        """Write down that these calls are to be erased; from now on their posts may be refused.
+
+        What of them was on its way in is in the spool on return, where `give_up` finds it.
+        """
         now = self._clock()
         hashes = [(self.hash_of(call), *call, now) for call in calls]
-        for start in range(0, len(hashes), KEYS_PER_STEP):
-            await self._writer.submit(partial(_order, rows=hashes[start : start + KEYS_PER_STEP]))
-        await self._read()
+        # At once: what is let in while this is written would come after it.
+        self.known = self.known | {call_hash: now for call_hash, *_ in hashes}
+        try:
+            for start in range(0, len(hashes), KEYS_PER_STEP):
+                await self._writer.submit(partial(_order, rows=hashes[start : start + KEYS_PER_STEP]))
+        finally:
+            await self._read()
+        await self._in_flight.finish({call.call_id for call in calls})
 
     async def give_up(self, call: OwnedCall) -> list[DeliveryKey]:
         """Discard what is owed of a call, dead letters included, its spans and its turns; returns the deliveries."""

@@ -6,7 +6,7 @@ leaves nothing that would have to be searched for.
 """
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -130,6 +130,30 @@ OVERHEAD_BYTES = 1024
 """What a record takes in the spool besides its payload, about."""
 
 
+class WritesInFlight:
+    """What is on its way into the spool, so that an order to erase its call can wait for it. For the event loop."""
+
+    def __init__(self) -> None:
+        self._ends: dict[asyncio.Future[None], str | None] = {}
+
+    @contextmanager
+    def write(self, call_id: str | None) -> Iterator[None]:
+        """Something of this call, None: of any, is written until the block ends."""
+        end = asyncio.get_running_loop().create_future()
+        self._ends[end] = call_id
+        try:
+            yield
+        finally:
+            del self._ends[end]
+            end.set_result(None)
+
+    async def finish(self, call_ids: Collection[str]) -> None:
+        """Return when all has ended that is in flight now and may be of these calls."""
+        found = [end for end, call_id in self._ends.items() if call_id is None or call_id in call_ids]
+        if found:
+            await asyncio.wait(found)
+
+
 class Ingest:
     """Accepts records. For the event loop; `close` after the last one."""
 
@@ -147,6 +171,7 @@ class Ingest:
         accepted: Callable[[Acceptance], None],
         evictor: Evictor | None,
         shares: TenantShares,
+        in_flight: WritesInFlight,
     ) -> None:
         self._writer = writer
         self._quota = quota
@@ -160,6 +185,7 @@ class Ingest:
         self._evictor = evictor
         """Evicts details for what does not fit; None where everything in the spool stays."""
         self._shares = shares
+        self._in_flight = in_flight
         self._compressors = ThreadPoolExecutor(2, thread_name_prefix="spool-compress")
 
     def close(self) -> None:
@@ -169,8 +195,12 @@ class Ingest:
     async def accept(self, new: NewRecord) -> Accepted:
         """See `spool.store.Spool.accept`."""
         byte_count = sum([len(piece) for pieces in new.fragments.values() for piece in pieces])
-        if byte_count > INLINE_BYTES:
-            return await self._accept_large(new)
+        if byte_count <= INLINE_BYTES and self._evictor is None:  # the writer has it before anything is awaited
+            return await self._accept_small(new, byte_count)
+        with self._in_flight.write(new.call_id):
+            return await (self._accept_large(new) if byte_count > INLINE_BYTES else self._accept_small(new, byte_count))
+
+    async def _accept_small(self, new: NewRecord, byte_count: int) -> Accepted:
         first = self._take_chunk_ids(total_chunks(new.fragments))
         return await self._commit(new, SmallPayload(first, new.fragments), byte_count)
 

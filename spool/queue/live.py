@@ -26,6 +26,7 @@ from spool.payload.frames import (
     turn_context,
 )
 from spool.queue.accept import Earlier, delete_live, earlier_posts, is_superseded
+from spool.queue.ingest import WritesInFlight
 from spool.queue.reader import Reader
 from spool.records import Clock, tenant_of
 from spool.space import Quota, TenantShares
@@ -204,12 +205,16 @@ def forget_live(transaction: Transaction, call_id: str, principal: str) -> None:
 class LiveCalls:
     """The live calls of this spool. For the event loop."""
 
-    def __init__(self, writer: Writer, reader: Reader, quota: Quota, shares: TenantShares, clock: Clock) -> None:
+    def __init__(
+        self, writer: Writer, reader: Reader, quota: Quota, shares: TenantShares, clock: Clock,
+        in_flight: WritesInFlight,
+    ) -> None:  # fmt: skip
         self._writer = writer
         self._reader = reader
         self._quota = quota
         self._shares = shares
         self._clock = clock
+        self._in_flight = in_flight
         self.calls: dict[CallKey, LiveCall] = {}
         """All of them, as they are stored, but for `last_at`, which each sign of life moves."""
         self._said: dict[CallKey, bytes] = {}
@@ -230,6 +235,10 @@ class LiveCalls:
 
         Raises `CallHasEnded`, `TooMuchLive`, `SpoolFull` or `SpoolUnavailable`: then nothing of it is kept.
         """
+        with self._in_flight.write(heard.call_id):
+            return await self._hear(heard, token)
+
+    async def _hear(self, heard: HeardCall, token: str | None) -> LiveCall:
         size = len(heard.about or b"") + len(token or "") + _ROW_BYTES
         size += sum(len(turn.data) + len(turn.turn) + _ROW_BYTES for turn in heard.turns)
         self._check_room(heard, size)

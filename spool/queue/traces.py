@@ -21,7 +21,7 @@ from spool.payload.frames import (
     is_whole,
     spans_context,
 )
-from spool.queue.ingest import OVERHEAD_BYTES, uninterrupted
+from spool.queue.ingest import OVERHEAD_BYTES, WritesInFlight, uninterrupted
 from spool.queue.reader import Reader
 from spool.records import Clock, NewSpans, OpenTrace, TraceRow, tenant_of
 from spool.space import Quota, TenantShares
@@ -119,17 +119,25 @@ def delete_trace(transaction: Transaction, trace_id: bytes, principal: str) -> N
 class Traces:
     """The spans of calls that are still going on. For the event loop."""
 
-    def __init__(self, writer: Writer, reader: Reader, quota: Quota, shares: TenantShares, clock: Clock) -> None:
+    def __init__(
+        self, writer: Writer, reader: Reader, quota: Quota, shares: TenantShares, clock: Clock,
+        in_flight: WritesInFlight,
+    ) -> None:  # fmt: skip
         self._writer = writer
         self._reader = reader
         self._quota = quota
         self._shares = shares
         self._clock = clock
+        self._in_flight = in_flight
         self.imported: Callable[[NewSpans, str, int], None] = lambda _new, _principal, _closed: None
         """Called with spans that a salvage brought, who posted them, and how many call logs their trace has."""
 
     async def add(self, posted: Sequence[NewSpans], token: str | None, principal: str) -> None:
         """Make the spans of one post durable. Raises `SpoolFull` or `SpoolUnavailable`; then none of them is kept."""
+        with self._in_flight.write(None):  # whose call a trace is of may stand in an earlier post
+            await self._add(posted, token, principal)
+
+    async def _add(self, posted: Sequence[NewSpans], token: str | None, principal: str) -> None:
         frames = await asyncio.to_thread(_frames_of, posted)
         byte_count = sum(len(frame.data) + OVERHEAD_BYTES for frame in frames)
         self._shares.check(tenant_of(principal), byte_count)

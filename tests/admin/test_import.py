@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +14,7 @@ import zstandard
 
 from gateway.operations import export
 from gateway.operations.schemas import IMPORT_TYPE
-from spool.records import DeadLetter, DeliveryState
+from spool.records import DeadLetter, DeliveryState, OwnedCall
 from tests.admin.admin_app import OTHER, AskedSpoolAdmin
 from tests.spool.spool_parts import BUCKET, CORE, ENDPOINT, WHOLE, a_record, states
 from tests.spool.spool_parts import DETAIL as DETAIL_FORM
@@ -67,6 +67,25 @@ async def brought(admin: AskedSpoolAdmin, body: bytes) -> tuple[int, Any]:
     """Status and answer."""
     answer = await admin.client.post("/api/dead-letters/import", data=body, headers={"Content-Type": IMPORT_TYPE})
     return answer.status, await answer.json()
+
+
+async def test_a_call_that_is_erased_while_it_is_imported_is_refused(admin: AskedSpoolAdmin, tmp_path: Path) -> None:
+    """Its documents may take minutes to come: whether it was erased is looked at when they are here."""
+    whole = a_body(("core", b"{}"))
+    line, _, documents = whole.partition(b"\n")
+
+    async def body() -> AsyncIterator[bytes]:
+        yield line + b"\n"
+        await until(staged, "the import has begun")
+        await admin.spool.erasures.order([OwnedCall("a")])
+        yield documents
+
+    async def staged() -> bool:
+        return any((tmp_path / "staging").iterdir())
+
+    answer = await admin.client.post("/api/dead-letters/import", data=body(), headers={"Content-Type": IMPORT_TYPE})
+    assert (answer.status, "erased by order" in await answer.text()) == (400, True)
+    assert await states(admin.spool, "a") == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""What is on its way into the spool when its call is erased is erased with it."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from spool.live_calls import HeardCall, NewTurn
+from spool.records import Fragment, NewSpans, OwnedCall
+from spool.store import Spool
+from tests.spool.spool_parts import DETAIL, a_record, opened
+
+LARGE, CALL = 64 << 20, OwnedCall("call")
+TABLES = ("records", "chunks", "deliveries WHERE state < 4", "trace_rows", "live_turns")
+
+
+async def rows(spool: Spool) -> int:
+    """How many rows there are that hold what was said, or owe it to somebody."""
+    counts = [await spool.reader.ask(f"SELECT count(*) FROM {each}") for each in TABLES]
+    return sum(count for ((count,),) in counts)
+
+
+async def erase(spool: Spool) -> None:
+    """As an order does it."""
+    await spool.erasures.order([CALL])
+    await spool.erasures.give_up(CALL)
+    await spool.erasures.forget([CALL])
+    await spool.erasures.finish([CALL])
+    assert await spool.erasures.wipe()
+
+
+def a_large_record(spool: Spool) -> Awaitable[object]:
+    return spool.accept(a_record("call", DETAIL, fragments={Fragment.BODY: [os.urandom(LARGE)]}))
+
+
+def large_spans(spool: Spool) -> Awaitable[object]:
+    return spool.traces.add([NewSpans(bytes(16), os.urandom(LARGE), 1, "call")], None, "")
+
+
+def large_turns(spool: Spool) -> Awaitable[object]:
+    turns = tuple(NewTurn(f"{number}", number, os.urandom(1 << 20)) for number in range(3))
+    return spool.live.hear(HeardCall("call", "", turns=turns), None)
+
+
+@pytest.mark.parametrize("refuse_erased", [1_000, None], ids=["later posts refused", "later posts accepted"])
+@pytest.mark.parametrize("post", [a_large_record, large_spans, large_turns])
+async def test_what_was_on_its_way_is_erased(
+    tmp_path: Path, post: Callable[[Spool], Awaitable[object]], refuse_erased: int | None
+) -> None:
+    """A post that was let in before the order may be compressed and written for seconds after it."""
+    async with opened(tmp_path, refuse_erased=refuse_erased) as spool:
+        posting = asyncio.ensure_future(post(spool))
+        await asyncio.sleep(0)
+        await erase(spool)
+        await posting
+        assert await rows(spool) == 0
