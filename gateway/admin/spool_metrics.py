@@ -181,7 +181,8 @@ class SpoolMetrics:
         lane = str(delivery.lane)  # `.value` of an enum is a function of Python's
         self._deliveries.inc(delivery.destination, lane, outcome)
         if outcome == "delivered" and delivery.lane is Lane.CORE:
-            self._arrival.observe((self._clock() - delivery.record.accepted_at) / 1000, delivery.destination)
+            seconds_here = max(0, self._clock() - delivery.record.accepted_at) / 1000  # the clock may be set back
+            self._arrival.observe(seconds_here, delivery.destination)
         self._delivery.observe(seconds, delivery.destination, lane)
 
     def committed(self, seconds: float, batch: int) -> None:

@@ -5,6 +5,7 @@ the page, in `callspool status` and in `callspool top`.
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
@@ -30,7 +31,7 @@ class _Advice(NamedTuple):
 
 
 _S3_CHECK = "callspool s3 check --destination {0}"
-_ADVICE = (
+_BUCKET_ADVICE = (
     _Advice(
         r"AccessDenied|\b403\b.*(?:S3|object|bucket)|not authorized to perform",
         "The bucket of {0} refuses what the gateway writes: {1}.",
@@ -46,6 +47,8 @@ _ADVICE = (
         ("Correct bucket, region or credentials of {0}.", "Prove it: `callspool s3 check`."),
         _S3_CHECK,
     ),
+)
+_ADVICE = (
     _Advice(
         r"\bHTTP (?:401|403)\b",
         "{0} does not accept the key that the gateway presents: {1}.",
@@ -176,7 +179,7 @@ def _not_accepting(status: Status) -> _Trouble:
     reason = "; ".join(status.reasons) or f"the gateway is {status.phase}"
     if status.phase != "running":
         todo: tuple[str, ...] = ("Wait: this page says when it is ready.",)
-    elif "full" in reason or "room" in reason or "disk" in reason:
+    elif re.search(r"\bfull\b|no room|no space", reason, re.IGNORECASE):
         todo = (
             "Free space on the volume, or let deliveries continue: delivered call logs leave the spool.",
             "Raise `spool.max_bytes` (CALLSPOOL_SPOOL_MAX_BYTES) where the volume has room.",
@@ -215,7 +218,8 @@ def _refuses_large() -> _Trouble:
 def _down(one: DestinationReport, status: Status, pace: Pace) -> _Trouble:
     core, detail = one.lanes
     reason = re.sub(r"^paused: | \([^()]*\)$", "", one.reason.rstrip("."))
-    advice = next((each for each in _ADVICE if re.search(each.sign, reason, re.IGNORECASE)), _OTHER)
+    known = (*_BUCKET_ADVICE, *_ADVICE) if one.type == "s3" else _ADVICE
+    advice = next((each for each in known if re.search(each.sign, reason, re.IGNORECASE)), _OTHER)
     since = _seconds_since(one, status.now)
     for_how_long = _words(since) if since is not None else "some time"
     cores = core.pending > 0 or (detail.pending == 0 and (core.delivered > 0 or detail.delivered == 0))
@@ -237,7 +241,7 @@ def _down(one: DestinationReport, status: Status, pace: Pace) -> _Trouble:
             todo=(*(step.format(one.name) for step in advice.todo), "Try at once, or wait for the next try."),
             command=advice.command.format(one.name),
             resume=one.name,
-            **_until(pace, one.name, waiting),
+            **_until(pace, _again(pace, one.name, waiting)),
         ),
     )
 
@@ -259,13 +263,14 @@ def _refused_tokens(one: DestinationReport, pace: Pace) -> _Trouble:
             ),
             command=f"callspool deliveries list --destination {one.name} --state held",
             resume=one.name,
-            **_until(pace, one.name, held),
+            **_until(pace),
         ),
     )
 
 
 def _forgotten(one: DestinationReport) -> _Trouble:
     waiting = sum(lane.queued for lane in one.lanes)
+    quoted = shlex.quote(one.name)  # it may be that of an adopted database
     return _Trouble(
         _DETAILS,
         f"{_deliveries(waiting)} owed to {one.name}, which the configuration no longer has.",
@@ -275,9 +280,9 @@ def _forgotten(one: DestinationReport) -> _Trouble:
             Runbook.NOT_CONFIGURED,
             todo=(
                 f"Add {one.name} again,",
-                f"or move them: `callspool deliveries reroute --destination {one.name} --to NAME`.",
+                f"or move them: `callspool deliveries reroute --destination {quoted} --to NAME`.",
             ),
-            command=f"callspool deliveries list --destination {one.name}",
+            command=f"callspool deliveries list --destination {quoted}",
             until="Nothing is lost. They are kept until somebody decides.",
         ),
     )
@@ -300,7 +305,7 @@ def _behind(one: DestinationReport, pace: Pace) -> Iterator[_Trouble]:
                     f"Raise `concurrency` of {one.name} where it can handle more.",
                 ),
                 command=f"callspool deliveries list --destination {one.name}",
-                **_until(pace, one.name, lane.queued),
+                **_until(pace),
             ),
         )
 
@@ -324,9 +329,14 @@ def _dead_letters(status: Status, dead: int) -> _Trouble:
     )
 
 
-def _until(pace: Pace, name: str, waiting: int) -> dict[str, str]:
-    again = f"Once {name} is back, it takes about {_words(waiting / pace.best_per_minute * 60)} to catch up." if (
-        pace.best_per_minute and waiting) else ""  # fmt: skip
+def _again(pace: Pace, name: str, waiting: int) -> str:
+    """How long a destination that is down will need when it is back."""
+    if not pace.best_per_minute or not waiting:
+        return ""
+    return f"Once {name} is back, it takes about {_words(waiting / pace.best_per_minute * 60)} to catch up."
+
+
+def _until(pace: Pace, again: str = "") -> dict[str, str]:
     if pace.full_in_seconds is None or pace.full_in_seconds > MOST_NAMED:
         until = "Nothing is lost. The backlog is on disk, and at this rate there is room for it."
         return {"until": until, "then": again}

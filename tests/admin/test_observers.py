@@ -20,6 +20,15 @@ def test_every_observer_hears_everything() -> None:
     assert len(world.events.recent()) == 2
 
 
+def test_a_clock_that_is_set_back_makes_no_sum_smaller() -> None:
+    """A scraper takes a smaller sum for a restart."""
+    record = delivery().record
+    metrics = Metrics(lambda: record.accepted_at - 60_000)
+    metrics.attempted(delivery(), "delivered", 0.5)
+    name, labels = "callspool_core_delivered_seconds_sum", {"destination": "endpoint"}
+    assert metrics.registry.get_sample_value(name, labels) == 0
+
+
 def test_what_is_written_of_events_names_no_call() -> None:
     """A page shows which call it was; the file of the history does not, nor does an event of a call that was erased."""
     world = AdminFigures()

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from html import unescape
+from typing import Any
 
 import pytest
 from pytest_aiohttp import AiohttpClient
@@ -244,3 +245,67 @@ async def test_a_page_that_follows_hears_of_changes_and_gets_what_it_missed(aioh
         world.destinations = (UP, LOCAL_UP)
         while text.count("event: status") < 2:
             text += (await stream.content.readline()).decode()
+
+
+ODD = "odd&name={2026-11} $(x)"
+"""A destination of an adopted database may have any name."""
+
+
+async def test_any_name_of_a_destination_is_text_in_addresses_and_commands(aiohttp_client: AiohttpClient) -> None:
+    """It begins no other parameter, is no time, and no shell runs it when the command is copied."""
+    lanes = {(ODD, Lane.CORE): LaneCounts(owed=2, ready=1, dead=1)}
+    client = await aiohttp_client(AdminFigures(stats=replace(EMPTY, lanes=lanes), destinations=(UP,)).app)
+    command = (await (await client.get("/api/status")).json())["verdict"]["cause"]["command"]
+    assert command == f"callspool deliveries list --destination '{ODD}'"
+    reasons = {(ODD, Lane.CORE): {"HTTP 400": 1}}
+    stats = replace(EMPTY, lanes=lanes, dead_reasons=reasons, unaccounted=1)
+    client = await aiohttp_client(AdminFigures(stats=stats, destinations=(UP,)).app)
+    for path in ("/", "/destinations"):
+        answer = await client.get(path)
+        assert answer.status == 200
+        links = [URL(unescape(link), encoded=True) for link in re.findall(r'href="([^"]*)"', await answer.text())]
+        assert ODD in [link.query.get("destination") for link in links if link.path == "/dead"]
+        assert path != "/" or ODD in [link.fragment for link in links]
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [("http", "Correct the token of endpoint"), ("s3", "Correct bucket, region or credentials of endpoint")],
+)
+async def test_only_a_bucket_is_advised_as_one(aiohttp_client: AiohttpClient, kind: str, advice: str) -> None:
+    """What an endpoint answers may speak of credentials and buckets, too."""
+    down = replace(ENDPOINT_DOWN, type=kind, reason="HTTP 401: invalid credentials for this bucket")
+    client = await aiohttp_client(AdminFigures(destinations=(down,)).app)
+    cause = (await (await client.get("/api/status")).json())["verdict"]["cause"]
+    assert cause["todo"][0].startswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"failure": "writing failed: disk I/O error; check the disk of the spool directory"}, "Look into the log"),
+        ({"shortage": "the disk is full: no room for spool.db"}, "Free space"),
+        ({"used_bytes": STATS.limit_bytes}, "Free space"),
+    ],
+)
+async def test_only_a_full_disk_is_to_be_emptied(
+    aiohttp_client: AiohttpClient, change: dict[str, Any], advice: str
+) -> None:
+    """Free space helps no disk that fails."""
+    client = await aiohttp_client(AdminFigures(stats=replace(STATS, **change)).app)
+    cause = (await (await client.get("/api/status")).json())["verdict"]["cause"]
+    assert cause["todo"][0].startswith(advice)
+
+
+async def test_a_destination_that_is_up_and_slow_is_not_waited_for(aiohttp_client: AiohttpClient) -> None:
+    """It does not come back: it is there. The backlog does not shrink."""
+    lanes = {("endpoint", Lane.CORE): LaneCounts(owed=500, ready=500)}
+    stats = replace(EMPTY, lanes=lanes, oldest_ready={("endpoint", Lane.CORE): NOW - 600_000})
+    world = AdminFigures(stats=stats, destinations=(UP,))
+    world.recorder.history.add(Sample(NOW // 60_000 - 1, 9, 9, 0, 500, 0, 0, 0, 0))
+    client = await aiohttp_client(world.app)
+    verdict = (await (await client.get("/api/status")).json())["verdict"]
+    assert "Cores for endpoint are behind by 10 minutes." in verdict["headline"]
+    assert "is back" not in verdict["cause"]["then"]
+    text = re.sub(r"<[^>]+>", " ", await (await client.get("/")).text())
+    assert re.search(r"Drained\s+not now\s+the backlog does not shrink", text)

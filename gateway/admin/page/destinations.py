@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from gateway.admin.page.calls import address_of, short_id
 from gateway.admin.page.html import Html, Node, markup, moment_of, tag, time_of, told, took_text
@@ -130,7 +131,7 @@ def _dead(one: DestinationReport) -> Html | None:
         )
         for reason in one.dead_reasons
     ]
-    link = tag("a", "Decide under Dead letters", href=f"/dead?destination={one.name}")
+    link = tag("a", "Decide under Dead letters", href=f"/dead?{urlencode({'destination': one.name})}")
     table = _scrolled(
         f"Dead letters of {one.name}", ("Kind", "Count", "Example", "What to do"), rows, frozenset({"Count"})
     )

@@ -32,7 +32,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_TIME = re.compile(r"\{([0-9T:.Z-]+)\}")
+_TIME = re.compile(r"\{(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)\}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The overview: is it accepting, is it keeping up, since when not, why, what to do. Pure."""
 
 from collections.abc import Iterable, Sequence
+from urllib.parse import quote, urlencode
 
 from gateway.admin.history import History, Sample
 from gateway.admin.page.html import Html, Node, markup, moment_of, sign, tag, time_of, told
@@ -180,7 +181,7 @@ def _drained(status: Status, pace: Pace, waiting: int) -> tuple[str, str]:
     down = any(lane.pending for each in status.destinations if not each.up for lane in each.lanes)
     if pace.drained_in_seconds is not None and not down:
         return age_text(pace.drained_in_seconds), "at the present rate"
-    if pace.best_per_minute:
+    if down and pace.best_per_minute:
         return "not now", f"{age_text(waiting / pace.best_per_minute * 60)} once it is back"
     return "not now", "the backlog does not shrink"
 
@@ -392,7 +393,9 @@ def _destination(one: DestinationReport) -> Html:
             (f"{lane.in_flight} / {lane.concurrency}", False),
             (count_text(lane.held), False),
             (
-                tag("a", count_text(lane.dead), href=f"/dead?destination={one.name}") if lane.dead else "0",
+                tag("a", count_text(lane.dead), href=f"/dead?{urlencode({'destination': one.name})}")
+                if lane.dead
+                else "0",
                 lane.dead > 0,
             ),
             (count_text(lane.delivered), False),
@@ -402,7 +405,7 @@ def _destination(one: DestinationReport) -> Html:
             (
                 tag(
                     "th",
-                    tag("a", one.name, href=f"/destinations#{one.name}"),
+                    tag("a", one.name, href=f"/destinations#{quote(one.name, safe='')}"),
                     tag("small", one.target or one.type),
                     scope="rowgroup" if span else "row",
                     rowspan=span,
