@@ -41,13 +41,13 @@ class CallEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallList(msgspec.Struct, frozen=True):
-    """The newest calls first."""
+    """Calls, the newest first."""
 
     calls: tuple[CallEntry, ...]
 
 
 class CallDocument(CallEntry, frozen=True, kw_only=True):
-    """One call with the trace of its records in the spool, and for whoever may read them its documents as they came."""
+    """One call with the trace of its records in the spool, and, if the client may read them, its original documents."""
 
     start: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
     end: msgspec.Raw | msgspec.UnsetType | None = msgspec.UNSET
@@ -57,7 +57,7 @@ class CallDocument(CallEntry, frozen=True, kw_only=True):
 
 
 class CompleteCall(CallEntry, frozen=True, kw_only=True):
-    """The call log `call_complete`: all of a call in one record, its documents as they came."""
+    """The call log `call_complete`: a whole call in one record, with its original documents."""
 
     wcall_event: str
     tenant: str | msgspec.UnsetType
@@ -67,7 +67,7 @@ class CompleteCall(CallEntry, frozen=True, kw_only=True):
 
 
 def complete_call_of(call: StoredCall) -> CompleteCall:
-    """What is announced of a call that became complete."""
+    """The announcement of a completed call."""
     return CompleteCall(
         **_columns(call.summary),
         wcall_event=CALL_COMPLETE,
@@ -133,7 +133,7 @@ def document_of(call: StoredCall, records: tuple[RecordTrace, ...], *, with_docu
 
 
 class LiveEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that goes on, or whose agent was lost not long ago. Times are ISO 8601 in UTC."""
+    """A live call, or one whose agent was lost recently. Times are ISO 8601 in UTC."""
 
     call_id: str
     tenant: str | None
@@ -150,6 +150,6 @@ class LiveEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LiveList(msgspec.Struct, frozen=True):
-    """Those first that were silent longest."""
+    """Live calls, the longest silent first."""
 
     calls: tuple[LiveEntry, ...]

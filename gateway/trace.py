@@ -16,38 +16,38 @@ from uploaders.redact import redact
 
 
 class Stage(StrEnum):
-    """How far a record has come, the most pressing first."""
+    """The state of a record, the most urgent first."""
 
     SUPERSEDED = "superseded"
     """A later event of the call had been accepted before: recorded, and sent to nobody."""
     DEAD = "dead"
     """At least one delivery is a dead letter."""
     HELD = "held"
-    """At least one delivery is set aside until its reason is gone."""
+    """At least one delivery is held until its reason is resolved."""
     QUEUED = "queued"
-    """Accepted, and not yet at every destination."""
+    """Accepted, but not yet delivered to every destination."""
     CORE_SENT = "core_sent"
-    """Every destination has the core; a detail or a notice is still to be sent."""
+    """Every destination has the core; a detail or a notice is still queued."""
     GIVEN_UP = "given_up"
-    """At least one delivery expired or was discarded; nothing is left to be sent."""
+    """At least one delivery expired or was discarded; nothing is queued."""
     DELIVERED = "delivered"
     """Everything is delivered."""
 
 
 class AttemptTrace(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that failed, or that succeeded after others had failed."""
+    """A failed attempt, or one that succeeded after failures."""
 
     number: int
-    """From 1; of many the first one is kept, and the latest."""
+    """Counted from 1; of many attempts, the first and the latest are kept."""
     ended_at: str
     took_seconds: float | None
-    """None where nothing was sent."""
+    """None if nothing was sent."""
     outcome: str
     """`delivered`, `retry`, `held`, `diverted` or `dead`."""
     status: str
-    """`503` of an HTTP response, `AccessDenied` of S3; else what kind of failure it was, in a word or two."""
+    """`503` of an HTTP response, `AccessDenied` of S3; else the kind of failure, in a word or two."""
     answer: str
-    """What the destination answered, or why nothing was sent, with secrets masked."""
+    """The response of the destination, or why nothing was sent, with secrets masked."""
 
 
 class DeliveryTrace(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,14 +60,14 @@ class DeliveryTrace(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     """How many attempts have failed."""
     next_attempt_at: str | None
-    """When it is tried next; None unless it is ready."""
+    """When the next attempt is due; None unless it is ready."""
     settled_at: str | None
     """When it was delivered or given up."""
     error: str | None
     location: str | None = None
-    """Where its object lies, as the destination reported it."""
+    """The location of its object, as the destination reported it."""
     history: tuple[AttemptTrace, ...] = ()
-    """Attempts that failed, and the one that succeeded after them."""
+    """Failed attempts, and the one that succeeded after them."""
 
 
 class RecordTrace(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +94,7 @@ class RecordTrace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NumberedTrace(msgspec.Struct, frozen=True, kw_only=True):
-    """A record among the newest ones of all calls."""
+    """One of the newest records of all calls."""
 
     number: int
     """It grows with each record that is accepted."""
@@ -157,7 +157,7 @@ def _record(traced: TracedRecord) -> RecordTrace:
 
 
 def stage_of(traced: TracedRecord) -> Stage:
-    """How far a record has come, by its deliveries."""
+    """The state of a record, from its deliveries."""
     states = {delivery.state for delivery in traced.deliveries}
     if traced.superseded:
         return Stage.SUPERSEDED
@@ -173,7 +173,7 @@ def stage_of(traced: TracedRecord) -> Stage:
 
 
 def _is_whole(traced: TracedRecord) -> bool:
-    """Whether it is stored in one piece; of a receipt, which has no fragments left, its deliveries tell."""
+    """Whether it is stored in one piece; a receipt has no fragments left, so its deliveries decide."""
     if traced.record.fragments:
         return Fragment.REST not in traced.record.fragments
     return all(delivery.form is Form.WHOLE for delivery in traced.deliveries)

@@ -19,24 +19,24 @@ class SalvageOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to import."""
 
     directory: str | None = None
-    """Where the database lies, as the gateway sees it; None: all that are in quarantine."""
+    """The directory of the database, as the gateway sees it; None: all databases in quarantine."""
     adopt: bool = False
-    """Whether it is the spool of a gateway that will not come back."""
+    """Whether it is the spool of a gateway that will not return."""
     dry_run: bool = False
     """Whether to report only what would be imported."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """How far it is."""
+    """The progress of one step."""
 
     what: str
     done: int
     total: int
-    """0 where that is not known."""
+    """0 if not known."""
 
 
 class UnreadableRecord(msgspec.Struct, frozen=True):
-    """A record that was there, and of which nothing can be imported."""
+    """A record of which nothing can be imported."""
 
     record: int
     call_id: str | None
@@ -52,7 +52,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     records: dict[str, int]
     """Counts by outcome (spool.salvage.model.Outcome)."""
     deliveries: dict[str, int]
-    """Counts of what was imported, by the state that it has now."""
+    """Counts of the imported deliveries, by their new state."""
     payload_bytes: int
     without_token: int
     unreadable: list[UnreadableRecord]
@@ -67,7 +67,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     incomplete: bool = False
     """Whether something of the directory is lost."""
     complete: bool = False
-    """Whether everything in the directory is in the spool now, or had ended: nothing there is needed any more."""
+    """Whether everything in the directory is in the spool now, or had ended, so that it is no longer needed."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -185,7 +185,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     destination: str
     form: str
     state: str
-    """`dead`, or `held` with the core that stands before it."""
+    """`dead`, or `held` with the core before it."""
     reason: str | None
     attempts: int
     accepted_at: str
@@ -256,7 +256,7 @@ class ImportHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     environment: str | None
     documents: tuple[Document, ...]
     key: str | None = None
-    """To be sent with, where the destination forwards agents' keys."""
+    """The key to send with, if the destination forwards agents' keys."""
     via: str | None = None
     """The gateways that passed it on, as `Via` lists them."""
     tenant: str | None = None
@@ -308,7 +308,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pending(self) -> int:
-        """What is queued, but for notices that wait for their object: those say nothing about cores."""
+        """Queued deliveries without notices that wait for their object, which say nothing about cores."""
         return self.queued if self.lane == "detail" else self.ready + self.held
 
     @property
@@ -335,9 +335,9 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     type: str
-    """Empty where the configuration no longer has it."""
+    """Empty if the configuration no longer has it."""
     target: str = ""
-    """Its address, without secrets; empty where the configuration no longer has it."""
+    """Its address, without secrets; empty if the configuration no longer has it."""
     configured: bool
     up: bool
     reason: str
@@ -385,11 +385,11 @@ class SpoolReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DrainThrottleReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the draining of details is held back for live calls."""
+    """How details are throttled while calls are live."""
 
     live_calls: int
     throttled: bool
-    """Whether details go at a lower rate because a call is live."""
+    """Whether details are sent at a lower rate because a call is live."""
     bytes_per_second: float | None
     """The rate limit of the details of all destinations together; None: no limit."""
 
@@ -405,42 +405,42 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """Why something is wrong. In the texts, what stands between backticks is to be typed or set."""
+    """The cause of a problem. In its texts, backticks mark commands and settings."""
 
     why: str
     tried: str
-    """When it was tried last, and when it is next; empty where nothing is tried."""
+    """Times of the last and the next attempt; empty if there are no attempts."""
     todo: tuple[str, ...]
     """What to do, step by step."""
     command: str
-    """The command that shows more; empty where there is none."""
+    """The command that shows more; empty if there is none."""
     resume: str | None
     """The destination that can be tried at once."""
     until: str
-    """For how long it may go on like this."""
+    """How long this can continue."""
     then: str
     """What happens then."""
     runbook: str
-    """Where all of it is described: a section of docs/runbooks.md."""
+    """The section of docs/runbooks.md about it."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether all is well, in words: the page, `callspool status` and `callspool top` say the same."""
+    """The state of the gateway in words, the same on the page, in `callspool status` and in `callspool top`."""
 
     level: str
     """`good`, `warn` or `bad`."""
     headline: str
     answers: tuple[Answer, ...]
     cause: Cause | None
-    """Of the worst trouble; None where nothing is to be done."""
+    """The cause of the worst problem; None if there is nothing to do."""
     others: tuple[str, ...]
-    """The other troubles, a sentence each."""
+    """The other problems, a sentence each."""
     strip: str
-    """The worst trouble in a few words; empty where there is none."""
+    """The worst problem in a few words; empty if there is none."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How it goes on: of the last minutes. None where that is not known yet."""
+    """Rates of the last minutes, and forecasts from them. None while not known yet."""
 
     accepted_per_minute: float | None
     ack_p99_seconds: float | None
@@ -449,7 +449,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     commit_p99_seconds: float | None
     growth_bytes_per_minute: float | None
     full_in_seconds: float | None
-    """Until large call logs find no room; None: never at this rate, or not known."""
+    """Time until large call logs are refused; None: never at this rate, or not known."""
     drained_in_seconds: float | None
     """None: the backlog does not shrink, or that is not known."""
     best_per_minute: int
@@ -458,20 +458,20 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the overview shows. Times are ISO 8601 in UTC."""
+    """Everything on the overview. Times are ISO 8601 in UTC."""
 
     version: str
     now: str
     phase: str
-    """`starting`, `running` or `stopping`; `stopped` where a command looked into the spool itself."""
+    """`starting`, `running` or `stopping`; `stopped` if a command opened the spool itself."""
     ready: bool
     """Whether posts can be accepted."""
     reasons: tuple[str, ...]
     """Why posts cannot be accepted."""
     attention: tuple[str, ...]
-    """What an operator should do although posts are accepted."""
+    """Problems that an operator should solve although posts are accepted."""
     runbook: str | None = None
-    """What to do about the first reason, or else about what needs attention: a section of docs/runbooks.md."""
+    """The section of docs/runbooks.md about the first reason, else about the first of these problems."""
     spool: SpoolReport | None
     """None while the spool is not open."""
     drain_throttle: DrainThrottleReport | None
@@ -483,7 +483,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     pace: Pace | None = None
     verdict: Verdict | None = None
     complete: bool = True
-    """False for clients that may not see calls and what endpoints answered: then there are no events."""
+    """False for clients that may not see calls and the responses of endpoints: then there are no events."""
 
 
 class Resumed(msgspec.Struct, frozen=True, kw_only=True):
@@ -495,10 +495,10 @@ class Resumed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """What became of a reload."""
+    """The result of a reload."""
 
     applied: bool
     problems: tuple[str, ...] = ()
-    """What is wrong with the settings as they are now."""
+    """Problems of the new settings."""
     needs_restart: tuple[str, ...] = ()
-    """Settings that changed and that only a restart applies."""
+    """Changed settings that only a restart applies."""

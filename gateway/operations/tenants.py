@@ -1,4 +1,4 @@
-"""What operators ask and order about tenants: which there are, what belongs to none of them, and whose it is."""
+"""Queries and orders about tenants: the tenants, agents that belong to none, and their assignment."""
 
 from collections.abc import Iterable
 
@@ -18,23 +18,23 @@ class TenantEntry(msgspec.Struct, frozen=True):
 
     name: str
     agents: tuple[str, ...]
-    """As the configuration says."""
+    """Those in the configuration."""
     assigned: tuple[str, ...]
-    """Agents that were assigned to it by order."""
+    """Agents assigned to it by an order."""
     destinations: tuple[str, ...]
     weight: int
     posts_per_second: float | None
     stored_bytes: int
-    """Of its call logs that have not ended."""
+    """The stored bytes of its records that have not ended."""
     share_bytes: int | None
-    """What its share of the quota allows; None: all of it."""
+    """Its share of the quota; None: all of it."""
     receipts_keep_seconds: float
     expire_after_seconds: float | None
-    """None: what cannot be delivered stays."""
+    """None: undelivered records do not expire."""
 
 
 class UnassignedAgent(msgspec.Struct, frozen=True):
-    """An agent whose call logs belong to nobody yet."""
+    """An agent whose call logs belong to no tenant yet."""
 
     agent_id: str | None
     records: int
@@ -43,14 +43,14 @@ class UnassignedAgent(msgspec.Struct, frozen=True):
 
 
 class TenantList(msgspec.Struct, frozen=True):
-    """All tenants, and the agents that belong to none, those with the most records first."""
+    """All tenants, and the agents without one, those with the most records first."""
 
     tenants: tuple[TenantEntry, ...]
     unassigned: tuple[UnassignedAgent, ...]
 
 
 class Assigned(msgspec.Struct, frozen=True):
-    """What an assignment did."""
+    """The result of an assignment."""
 
     records: int
 
@@ -76,7 +76,7 @@ class TenantAdmin:
         )
 
     async def assign(self, agent_id: str | None, tenant: str) -> Assigned:
-        """Give an agent, and what waits of it, to a tenant. Raises `UnknownTenant` and `SpoolError`."""
+        """Assign an agent and its open records to a tenant. Raises `UnknownTenant` and `SpoolError`."""
         known = self._tenants.tenants.get(tenant)
         if known is None or tenant == UNASSIGNED:
             raise UnknownTenant(tenant)
