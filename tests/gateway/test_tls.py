@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -160,8 +161,7 @@ async def test_clients_without_a_certificate_are_turned_away(tmp_path: Path) -> 
     class Asked(asyncio.Protocol):
         """Notes who connected."""
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
+        def connection_made(self, transport: Any) -> None:
             names.put_nowait(peer_of(transport).certificate)
             transport.write(b"hello")
             transport.close()
