@@ -333,8 +333,9 @@ def _open_stopped_spool(path: Sequence[str]) -> ListenAddress | None:
     context = click.get_current_context(silent=True)
     if context is None or path[-1] in _NEEDS_GATEWAY or not asked_of_this_machine(context):
         return None
-    spool = _spool_directory()
-    if not (spool / "spool.db").exists():
+    try:
+        (_spool_directory() / "spool.db").stat()
+    except OSError:  # or it is not this user's to look into
         return None
     from gateway.cli.stopped import CannotOpen, StoppedGateway, settings_of, spool_to_open  # noqa: PLC0415  # half a second
 

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -98,9 +99,12 @@ def _settings(loaded: Loaded) -> Iterator[Finding]:
 
 def _directory(directory: Path, quota: int | None) -> Iterator[Finding]:
     """Rights, room and commits; of the directory above where that of the spool is not there yet."""
-    there = directory
-    while not there.exists():
-        there = there.parent
+    try:
+        there = _nearest(directory)
+    except OSError as error:
+        text = f"{directory} cannot be looked into: {error.strerror}"
+        yield Finding("spool directory", Health.BAD, text, "Run this as the user of the gateway, or choose another.")
+        return
     if there == directory:
         try:
             warning = prepare_directory(directory)
@@ -117,6 +121,15 @@ def _directory(directory: Path, quota: int | None) -> Iterator[Finding]:
         yield Finding("spool directory", Health.GOOD, f"{directory} will be made at the first start")
     yield about_disk(there, quota)
     yield about_commits(*commit_latency(there))
+
+
+def _nearest(directory: Path) -> Path:
+    """The directory, or the one above it that is there. Raises `OSError` where that cannot be looked into."""
+    for each in (directory, *directory.parents):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            each.stat()
+            return each
+    return directory
 
 
 def _is_owned(settings: Settings) -> bool:

@@ -124,6 +124,17 @@ def test_doctor_says_what_is_bad_and_what_to_do(cli: Cli, tmp_path: Path) -> Non
     assert "1 thing is bad: begin with endpoint." in cli("doctor", "--admin", "127.0.0.1:9", env=environment).stdout
 
 
+def test_a_directory_that_cannot_be_looked_into_is_a_finding(cli: Cli, tmp_path: Path) -> None:
+    """Whatever the reason is, such as another user's directory, the doctor ends with advice, and no traceback."""
+    environment = {"CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/x", "CALLSPOOL_SPOOL_DIR": str(tmp_path / ("x" * 300))}
+    told = cli("doctor", "--json", "--admin", "127.0.0.1:9", env=environment)
+    findings = {each["what"]: each for each in json.loads(told.stdout)["findings"]}
+    assert told.exit_code == Exit.FAILED
+    assert "cannot be looked into: File name too long" in findings["spool directory"]["found"]
+    status = cli("status", "--admin", "127.0.0.1:9", env=environment)
+    assert "No gateway answers at 127.0.0.1:9: Connection refused." in status.stderr
+
+
 def test_what_the_doctor_measures_is_judged() -> None:
     """Slow commits and a wrong clock are told from good ones."""
     healths = [about_commits(median, worst).health for median, worst in ((1, 5), (20, 50), (1, 500), (200, 300))]
