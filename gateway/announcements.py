@@ -14,7 +14,7 @@ import structlog
 from gateway.calls import CALL_COMPLETE, complete_call_of
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.generated import NotAccepted, accept_generated, arrival_of, result_or_error
+from gateway.intake.generated import NotAccepted, PassedOver, accept_generated, arrival_of, result_or_error
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.responses import Rejection
 from spool.errors import SpoolError
@@ -44,8 +44,8 @@ class Announcer:
         self._acceptor = acceptor
         self._completed = completed
         self._failing = False
-        self._waiting: set[CallKey] = set()
-        """What could not be announced when all was tried last."""
+        self._passed: PassedOver[CallKey] = PassedOver()
+        """What cannot be announced now."""
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -71,23 +71,26 @@ class Announcer:
                     await self._completed.wait()
 
     async def _announce_all(self) -> None:
-        """Announce what is in the outbox; what cannot be announced now is passed over, up to a claim of it."""
-        waiting: set[CallKey] = set()
-        while len(waiting) < CLAIM:
-            claimed = await self._store.claim_completions(self._owner, CLAIM + len(waiting))
-            calls = [call for call in claimed if call not in waiting]
+        """Announce what is in the outbox; what cannot be announced now is passed over, a claim of it in each look."""
+        failures = 0
+        while failures < CLAIM:
+            claimed = await self._store.claim_completions(self._owner, CLAIM + len(self._passed))
+            calls = [call for call in claimed if call not in self._passed]
             if not calls:
+                self._passed.try_all_again()
                 break
+            announced = []
             for call in calls:
                 failure = await result_or_error(self._announce(call))
-                if failure is not None:
-                    waiting.add(call)
+                if failure is None:
+                    announced.append(call)
+                else:
+                    failures += 1
                     self._note(call, failure)
-            await self._store.forget_completions([call for call in calls if call not in waiting])
-        self._waiting = waiting
+            await self._store.forget_completions(announced)
 
     def _note(self, key: CallKey, failure: Exception) -> None:
-        if key in self._waiting:  # it is tried again every few seconds
+        if not self._passed.add(key):  # it is tried again every few seconds
             return
         if isinstance(failure, Rejection):
             _log.warning("announcement_waits", call_id=key[1], reason=str(failure))

@@ -16,7 +16,7 @@ import structlog
 
 from gateway.intake.accept import Acceptor
 from gateway.intake.body_reader import BodyReader
-from gateway.intake.generated import NotAccepted, accept_generated, arrival_of, result_or_error
+from gateway.intake.generated import NotAccepted, PassedOver, accept_generated, arrival_of, result_or_error
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.responses import Rejection
 from gateway.trace import instant
@@ -69,8 +69,8 @@ class CallbackScheduler:
         self._seen = (clock(), monotonic())
         self._distrusts_until = 0.0
         self._failing = False
-        self._waiting: set[CallKey] = set()
-        """What could not be fired when all was tried last."""
+        self._passed: PassedOver[CallKey] = PassedOver()
+        """What cannot be fired now."""
         self._tasks = Tasks()
 
     def start(self) -> None:
@@ -106,25 +106,28 @@ class CallbackScheduler:
         return ticks >= self._distrusts_until
 
     async def fire_due(self) -> int:
-        """Fire what is due, and may be called now; what cannot be is passed over, up to a claim. Returns how many."""
-        fired, waiting = 0, set[CallKey]()
-        while len(waiting) < CLAIM:
-            claimed = await self._tables.claim(self._owner, CLAIM + len(waiting))
-            due = [callback for callback in claimed if (callback.project, callback.call_id) not in waiting]
+        """Fire what is due, and may be called now; what cannot be is passed over, a claim of it in each look.
+
+        Returns how many were fired.
+        """
+        fired = failures = 0
+        while failures < CLAIM:
+            claimed = await self._tables.claim(self._owner, CLAIM + len(self._passed))
+            due = [callback for callback in claimed if (callback.project, callback.call_id) not in self._passed]
             if not due:
+                self._passed.try_all_again()
                 break
             for callback in due:
                 outcome = await result_or_error(self._settle(callback))
                 if isinstance(outcome, Exception):
-                    waiting.add((callback.project, callback.call_id))
+                    failures += 1
                     self._note(callback, outcome)
                 else:
                     fired += outcome
-        self._waiting = waiting
         return fired
 
     def _note(self, callback: Callback, failure: Exception) -> None:
-        if (callback.project, callback.call_id) in self._waiting:  # it is tried again every second
+        if not self._passed.add((callback.project, callback.call_id)):  # it is tried again every second
             return
         if isinstance(failure, Rejection):
             _log.warning("callback_waits", call_id=callback.call_id, reason=str(failure))

@@ -3,9 +3,9 @@
 They pass what every post passes. Each has a name that says what it is about, and the spool accepts a name once.
 """
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Hashable
 from hashlib import sha256
-from typing import TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -20,6 +20,10 @@ from spool.records import Accepted, principal_of
 from uploaders.stores.store import StoreError
 
 T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
+
+PASSED_OVER_MOST: Final = 10_000
+"""So many that fail are remembered; then all are tried again."""
 
 
 class NotAccepted(Exception):
@@ -54,6 +58,37 @@ async def result_or_error(work: Awaitable[T]) -> T | Exception:
         raise
     except Exception as error:  # noqa: BLE001  # a defect that one of them meets must not keep the others waiting
         return error
+
+
+class PassedOver(Generic[Key]):
+    """What failed in a queue that is claimed from its front, and holds up nothing behind it.
+
+    It is passed over, in as many looks as it takes, until the end of the queue was reached (`try_all_again`).
+    """
+
+    def __init__(self) -> None:
+        self._keys: set[Key] = set()
+        self._before: set[Key] = set()
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether it failed since all were tried again."""
+        return key in self._keys
+
+    def __len__(self) -> int:
+        """How many did."""
+        return len(self._keys)
+
+    def add(self, key: Key) -> bool:
+        """This one failed; whether that is news: it did not the last time that it was tried."""
+        is_news = key not in self._before
+        self._keys.add(key)
+        if len(self._keys) >= PASSED_OVER_MOST:
+            self.try_all_again()
+        return is_news
+
+    def try_all_again(self) -> None:
+        """Begin with the front of the queue again."""
+        self._before, self._keys = self._keys, set()
 
 
 async def _piece(document: bytes) -> AsyncIterator[bytes]:

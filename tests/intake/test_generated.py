@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.announcements import Announcer
+from gateway.announcements import CLAIM, Announcer
 from gateway.calls import CALL_COMPLETE
 from gateway.intake.accept import Arrival
 from gateway.intake.body_reader import BodyLimits
@@ -90,6 +90,42 @@ async def test_a_call_that_cannot_be_announced_now_holds_up_no_other(
     finally:
         await announcer.stop()
     assert (await world.only_record("erased")).record.event == CALL_COMPLETE
+
+
+async def test_many_calls_that_cannot_be_announced_hold_up_no_other(
+    world: RunningIntake, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come before it: each look passes over those that failed in the looks before it."""
+    accept_parsed, works = world.intake.acceptor.parse, asyncio.Event()
+    poison = [f"poison-{number}" for number in range(2 * CLAIM + 1)]
+    await store.write([part_of(PartKind.CALL, call_id) for call_id in (*poison, "last")])
+
+    async def fails(body: Body, arrival: Arrival) -> Any:
+        parsed = await accept_parsed(body, arrival)
+        if parsed.call_id in poison and not works.is_set():
+            raise ValueError("a defect")
+        return parsed
+
+    monkeypatch.setattr(world.intake.acceptor, "parse", fails)
+    completed = asyncio.Event()
+    announcer = Announcer(store, "me", world.intake.reader, world.intake.acceptor, completed)
+    announcer.start()
+
+    async def last_is_announced() -> bool:
+        completed.set()
+        return bool(await world.spool.trace("last"))
+
+    async def all_are_announced() -> bool:
+        completed.set()
+        return not await store.claim_completions("me", 1)
+
+    try:
+        await until(last_is_announced, "the last one is announced")
+        assert len(await store.claim_completions("me", 1000)) == len(poison)
+        works.set()
+        await until(all_are_announced, "the outbox is empty")
+    finally:
+        await announcer.stop()
 
 
 async def test_what_can_never_be_stored_is_refused_for_good(world: RunningIntake) -> None:

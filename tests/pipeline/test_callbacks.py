@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.callbacks import DISTRUST_SECONDS, CallbackScheduler
+from gateway.callbacks import CLAIM, DISTRUST_SECONDS, CallbackScheduler
 from gateway.intake.responses import Rejection
 from tests.pipeline.queued import done
 from tests.spool.spool_parts import Clock
@@ -144,6 +144,32 @@ async def test_one_that_cannot_be_fired_now_holds_up_no_other(
     works.append(True)
     assert await failing.fire_due() == 1
     assert failing.fired == [("", "c2"), ("", "c1")]
+
+
+async def test_many_that_cannot_be_fired_now_hold_up_no_other(
+    tables: PipelineTables, callbacks: CallbackTables, clock: Clock
+) -> None:
+    """However many are due before it: each look passes over those that failed in the looks before it."""
+    poison = [f"p{number}" for number in range(CLAIM + 1)]
+    for call_id in poison:
+        await want(tables, call_id, NOON - 1)
+    await want(tables, "last", NOON, number="+1777")
+
+    class Failing(Scheduler):
+        async def _accept(self, callback: Callback) -> str | None:
+            if callback.call_id in poison:
+                tried.append(callback.call_id)
+                raise ValueError("a defect")
+            return await super()._accept(callback)
+
+    tried: list[str] = []
+    clock.now = NOON
+    failing = Failing(callbacks, clock)
+    assert [await failing.fire_due(), await failing.fire_due()] == [0, 1]
+    assert failing.fired == [("", "last")]
+    assert sorted(tried) == sorted(poison), "one was tried again before all others had been"
+    assert await failing.fire_due() == 0
+    assert len(tried) > len(poison), "those that failed are tried again"
 
 
 async def test_after_an_outage_nobody_is_called_at_night(
