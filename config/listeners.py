@@ -1,6 +1,6 @@
-"""The listeners: what all have (an address, a Unix socket's owner and mode, TLS), the intake, and that for people.
+"""The listeners: their common settings (address, Unix socket, TLS), the intake, and the admin listener.
 
-With the intake goes what it takes while calls go on: spans, heartbeats, turns.
+The intake's settings include those for live calls: spans, heartbeats, turns.
 """
 
 from pathlib import Path
@@ -140,7 +140,7 @@ class AdminSettings(ListenerTable):
         return tokens
 
 
-# What comes while calls go on.
+# Data of live calls.
 
 
 class OtlpSettings(Table):

@@ -364,7 +364,7 @@ class Settings(BaseSettings):
     ) -> tuple[Destination, ...]:
         references = info.data.get("references")
         if references is not None and references.buckets and any(each.name == "references" for each in destinations):
-            raise ValueError("none may be called references where references.buckets is set: that is what reads them")
+            raise ValueError("none may be named references if references.buckets is set: callspool uses that name")
         return destinations
 
     @field_validator("destinations")

@@ -245,7 +245,7 @@ def check_recordings(
     copying = [each for each in sources if each.copies]
     for number, each in enumerate(destinations):
         if copying and each.name == "recordings":
-            advice = "none may be named recordings if a source copies them: callspool uses that name itself"
+            advice = "none may be named recordings if a source copies them: callspool uses that name"
             raise PydanticCustomError("conflict", "{advice}", {"path": ("destinations", number), "advice": advice})
     if webhooks.recordings is not None or recordings_bucket(None, destinations, own) is not None:
         return

@@ -98,9 +98,9 @@ class HttpDestination(EndpointTable):
         if REDUCTIONS.intersection(ways) and checked.get("detail", DetailSent.FULL) is not DetailSent.FULL:
             raise ValueError('needs `detail = "full"` to reduce what is refused')
         if Fallback.S3 in ways and checked.get("detail") is DetailSent.NONE:
-            raise ValueError('needs details to be sent: with `detail = "none"` there are none that could go on')
+            raise ValueError('needs details: with `detail = "none"` none are sent, so no fallback can apply')
         if Fallback.PRESIGNED in ways and "presigned" in checked and has_no_address_url(checked["presigned"], checked):
-            raise ValueError(f"needs `presigned.address_url`: it cannot be made of a `url` without {SEND_PATH}")
+            raise ValueError(f"needs `presigned.address_url`: it cannot be derived from a `url` without {SEND_PATH}")
         return ways
 
 

@@ -236,7 +236,7 @@ def address_url_warnings(name: str, presigned: PresignedSettings) -> Iterator[st
 
 
 def has_no_address_url(presigned: PresignedSettings, checked: dict[str, Any]) -> bool:  # Any: pydantic's own type
-    """Whether the place to ask for addresses is neither given nor can be made of the `url` among `checked`."""
+    """Whether `address_url` is neither given nor can be derived from the `url` among `checked`."""
     return presigned.address_url is None and "url" in checked and SEND_PATH not in urlsplit(checked["url"]).path
 
 

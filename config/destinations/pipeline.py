@@ -76,7 +76,7 @@ class VectorSettings(Table):
 
 
 class CallbackSettings(Table):
-    """Calling back those who ask for it: each becomes a call log `callback_due`."""
+    """Calling back callers who request it: each callback becomes a call log `callback_due`."""
 
     enabled: bool = False
     """Whether to look for callbacks. Some destination should subscribe to `callback_due`."""
@@ -143,7 +143,7 @@ class PipelineDestination(DestinationTable):
     vectors: VectorSettings = Field(default_factory=VectorSettings)
     """Where vectors are kept."""
     callbacks: CallbackSettings = Field(default_factory=CallbackSettings)
-    """Calling back those who ask for it."""
+    """Calling back callers who request it."""
     concurrency: LaneConcurrency = Field(default_factory=lambda: LaneConcurrency(core=1, detail=1))
     """Batches that are queued at once, for each lane."""
 

@@ -72,7 +72,7 @@ def test_a_bucket_that_does_not_notify_is_no_way_on(write_file: WriteFile, other
         ('when_too_large = ["presigned", "critical", "top_n"]', "when_too_large", "one of them"),
         ('large = "whole"\nwhen_too_large = ["presigned"]', "when_too_large", 'large = "two_phase"'),
         ('detail = "top_n"\nwhen_too_large = ["critical"]', "when_too_large", 'detail = "full"'),
-        ('detail = "none"\nwhen_too_large = ["s3"]\n' + S3 + 'notify = "a"', "when_too_large", "none that could go on"),
+        ('detail = "none"\nwhen_too_large = ["s3"]\n' + S3 + 'notify = "a"', "when_too_large", "no fallback can apply"),
         ('large = "whole"\ndetail = "none"', "detail", 'large = "two_phase"'),
         ('detail = "some"', "detail", "full"),
         ("top_n = 0", "top_n", "1"),
