@@ -13,12 +13,9 @@ from config.settings import Settings
 from gateway.cli import Exit
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
-from gateway.diagnostics.s3 import StepResult, apply_setup, least_policy, plan_setup
+from gateway.diagnostics.s3 import EXPIRE_DAYS, StepResult, apply_setup, least_policy, plan_setup
 from gateway.diagnostics.s3 import check as proven
 from gateway.runtime.options import s3_options
-
-EXPIRE_DAYS = 7
-"""How long objects are kept, by default."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -82,8 +79,10 @@ def _chosen(settings: Settings, name: str | None) -> S3Destination:
         return next(iter(buckets.values()))
     if name in buckets:
         return buckets[name]
-    if buckets:
-        complain("There are several s3 destinations.", hint=f"Pass --destination with one of: {', '.join(buckets)}")
+    if buckets and name is not None:
+        complain(f"There is no s3 destination {name}.", hint=f"In the configuration there are: {', '.join(buckets)}.")
+    elif buckets:
+        complain("There are several s3 destinations.", hint=f"Pass --destination with one of: {', '.join(buckets)}.")
     else:
         complain("The configuration has no s3 destination.", hint="Set CALLSPOOL_S3_BUCKET, or add one to the file.")
     raise SystemExit(Exit.USAGE)

@@ -140,7 +140,9 @@ class _Check:
         put = await result_of("put and verify", self._put)
         if not put.ok and self._options.encryption is not ServerSideEncryption.NONE:
             plain = replace(self._options, encryption=ServerSideEncryption.NONE, kms_key_id=None, customer_key=None)
-            if (await result_of(put.name, _Check(plain, self._connection)._put)).ok:
+            probe = _Check(plain, self._connection)
+            if (await result_of(put.name, probe._put)).ok:
+                await result_of(put.name, probe._delete)  # whether deleting works is a step of its own
                 put = replace(put, detail=f'{put.detail}; with encryption = "none" it works')
         yield put
         yield await result_of("send in parts and verify", self._send_in_parts)
@@ -184,7 +186,12 @@ class _Check:
         """An upload in parts that is given up."""
         target = self._target("aborted")
         upload_id = await self._bucket.begin(target.key, target.attributes)
-        await self._bucket.parts(target.key, upload_id)
+        try:
+            await self._bucket.parts(target.key, upload_id)
+        except S3Failure:
+            with suppress(S3Failure):
+                await self._bucket.abort(target.key, upload_id)
+            raise
         await self._bucket.abort(target.key, upload_id)
 
     async def _find_lost(self) -> None:
@@ -215,6 +222,7 @@ async def _part() -> Part:
 # `callspool s3 setup`: plans what a bucket needs, and applies it where that is asked for.
 
 EXPIRE_DAYS = 7
+"""How long objects are kept, by default."""
 ABORT_DAYS = 1
 
 

@@ -98,6 +98,13 @@ def test_among_several_buckets_one_is_to_be_named(cli: Cli, two: str, arguments:
     assert (result.exit_code, "one, two" in result.stderr) == (2, True)
 
 
+def test_a_mistyped_bucket_is_named(cli: Cli) -> None:
+    """Also where there is one alone: it is not said that there are several."""
+    result = cli("s3", "check", "--destination", "typo", env={"CALLSPOOL_S3_BUCKET": "bucket-one"})
+    assert (result.exit_code, "There is no s3 destination typo." in result.stderr) == (2, True)
+    assert "there are: s3" in result.stderr
+
+
 def test_without_a_bucket_the_way_out_is_named(cli: Cli) -> None:
     """A configuration without a bucket says how to get one."""
     result = cli("s3", "check", "--local")

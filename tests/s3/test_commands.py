@@ -67,6 +67,33 @@ async def test_a_check_that_fails_half_way_aborts_its_upload(weed: Server, bucke
     assert await uploads(weed, bucket) == []
 
 
+async def test_a_check_that_may_not_list_parts_aborts_its_upload(weed: Server, bucket: str) -> None:
+    """What cannot be looked at is given up all the same: an unfinished upload is paid for until somebody finds it."""
+    async with proxy_before(weed.port) as proxy:
+        listing = "uploadId="
+        proxy.decide = lambda one: (
+            Answer(403, "AccessDenied") if one.method == "GET" and listing in one.target else Fate.PASS
+        )
+        results = await check(options(weed, bucket, endpoint_url=proxy.endpoint))
+    assert [(one.name, one.permission) for one in results if not one.ok] == [
+        ("list parts and abort", "s3:ListMultipartUploadParts")
+    ]
+    assert await uploads(weed, bucket) == []
+
+
+async def test_an_object_that_shows_what_is_wrong_is_deleted(weed: Server, bucket: str) -> None:
+    """Where encryption is refused, an object is put without: the check says that this works, and removes it."""
+    async with proxy_before(weed.port) as proxy:
+        encrypted = "x-amz-server-side-encryption"
+        proxy.decide = lambda one: (
+            Answer(400, "InvalidArgument") if one.method == "PUT" and encrypted in one.headers else Fate.PASS
+        )
+        chosen = options(weed, bucket, endpoint_url=proxy.endpoint, encryption=ServerSideEncryption.AES256)
+        results = await check(chosen)
+    assert results[0].detail.endswith('with encryption = "none" it works')
+    assert await objects(weed, bucket) == []
+
+
 async def test_without_a_server_every_step_says_why(weed: Server, bucket: str) -> None:
     """Nothing is raised when nobody listens."""
     results = await check(options(weed, bucket, endpoint_url="http://127.0.0.1:1"))
