@@ -8,6 +8,7 @@ and the form of errors with --json, is here.
 
 import io
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ class Exit(IntEnum):
     """The spool knows no call of this id."""
     UNSOUND = 5
     """The spool has something that needs attention."""
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; neither `nan`, which no bound excludes, nor `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that was typed; ends the command where it is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 EPILOG = (

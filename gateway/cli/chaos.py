@@ -17,7 +17,7 @@ from config.destinations import HttpDestination, PresignedSettings, RetrySetting
 from config.settings import AuditSettings, Settings, TracesSettings, WhispeySettings
 from config.sources import WebhookSettings
 from config.values import KIB, MIB, ListenAddress
-from gateway.cli import Exit
+from gateway.cli import Exit, FiniteRange
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import count_text
@@ -41,7 +41,7 @@ NAMED = 10
 @configuration_options
 @click.option(
     "--seconds",
-    type=click.FloatRange(1, 3600),
+    type=FiniteRange(1, 3600),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

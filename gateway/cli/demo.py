@@ -23,7 +23,7 @@ from config.settings import LogLevel, LogSettings, Settings, ShutdownSettings, S
 from config.values import ListenAddress
 from gateway.chaos.harness import GatewayFailed, GatewayUnderTest
 from gateway.chaos.oracle import make_post
-from gateway.cli import Exit
+from gateway.cli import Exit, FiniteRange
 from gateway.cli.options import loaded_or_exit, spool_option
 from gateway.cli.output import Tell, as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.diagnostics.machine import commit_latency
@@ -101,8 +101,8 @@ async def _demo(folder: Path) -> int:
         _say("started", "again, over the same spool")
         await gateway.process.drained(_DRAIN_SECONDS)
         return _arrived(delivered)
-    except GatewayFailed as error:
-        complain(f"{error}.", hint=gateway.log.read_text(errors="replace")[-500:])
+    except (GatewayFailed, aiohttp.ClientError) as error:
+        complain(f"{error}.", hint=" ".join(gateway.log.read_text(errors="replace").split())[-500:])
         return _arrived(delivered)
     finally:
         await gateway.process.stop()
@@ -164,7 +164,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command()
 @click.option(
-    "--seconds", type=click.FloatRange(1, 600), default=15.0, show_default=True, help="Total length of the measurement."
+    "--seconds", type=FiniteRange(1, 600), default=15.0, show_default=True, help="Total length of the measurement."
 )
 @json_option
 @spool_option
@@ -188,8 +188,8 @@ def bench(file: Path | None, seconds: float) -> None:
         median, worst = commit_latency(folder)
         with progress_bar() as tell:
             loads = asyncio.run(_measured(folder, min(QUOTA_BYTES, free // 2), seconds / len(LOADS), tell))
-    except GatewayFailed as error:
-        complain(f"{error}.")
+    except* (GatewayFailed, aiohttp.ClientError, TimeoutError) as errors:
+        complain(f"The measurement failed: {str(errors.exceptions[0]) or 'a post took more than 60 s'}.")
         raise SystemExit(Exit.FAILED) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from config.values import GB, HOUR, KB, MB, format_size, parse_size
+from gateway.cli import FiniteRange
 from gateway.cli.output import as_json, json_option, output, plain, print_json, table
 from gateway.cli.tables import Span
 from gateway.formatting import age_text, bytes_text
@@ -22,7 +23,7 @@ CORE_BYTES = 500 * KB
 LARGE_PER_SECOND = 20.0
 """Call logs of 15 MB that two cores take a second, durable (docs/performance.md)."""
 _PER = {"s": 1.0, "m": 60.0, "min": 60.0, "h": HOUR, "d": 24 * HOUR}
-_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|min|h|d)\s*")
+_RATE = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]+)?)\s*/\s*(s|m|min|h|d)\s*")
 
 
 class Rate(click.ParamType[float]):
@@ -48,10 +49,14 @@ class Link(click.ParamType[float]):
         text = str(value).strip().lower().removesuffix("/s")
         try:
             if text.endswith(("kbit", "mbit", "gbit")):
-                return float(text[:-4]) * {"k": KB, "m": MB, "g": GB}[text[-4]] / 8
-            return float(parse_size(value if isinstance(value, int | float) else text))
+                found = float(text[:-4]) * {"k": KB, "m": MB, "g": GB}[text[-4]] / 8
+            else:
+                found = float(parse_size(value if isinstance(value, int | float) else text))
         except ValueError:
+            found = 0.0
+        if not 0 < found < math.inf:  # False for NaN too
             self.fail("should be a bandwidth, such as 50Mbit or 5MB", param, ctx)
+        return found
 
 
 class Sizing(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,10 +98,10 @@ def sizing(calls_per_second: float, call_bytes: float, outage: float, link: floa
 
 @click.command()
 @click.option("--calls", type=Rate(), required=True, help="Calls over time, such as 300/h.")
-@click.option("--mb", type=click.FloatRange(min=0.001), required=True, help="Size of a call log in MB, such as 14.")
+@click.option("--mb", type=FiniteRange(0.001, 1e6), required=True, help="Size of a call log in MB, such as 14.")
 @click.option("--outage", type=Span(), required=True, help="The longest outage to live through, such as 6h.")
 @click.option("--link", type=Link(), default="50Mbit", show_default=True, help="Bandwidth to the destination.")
-@click.option("--ratio", type=click.FloatRange(min=1), default=RATIO, show_default=True, help="How well they compress.")
+@click.option("--ratio", type=FiniteRange(1, 1000), default=RATIO, show_default=True, help="How well they compress.")
 @json_option
 def size(calls: float, mb: float, outage: float, link: float, ratio: float) -> None:
     """Work out the quota of the spool, the disk, and how long it takes to catch up after an outage."""

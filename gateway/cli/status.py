@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from config.values import ListenAddress
-from gateway.cli import Exit
+from gateway.cli import Exit, FiniteRange
 from gateway.cli.client import NoGateway, admin_option, ask, asks_stopped_spool, explained, tell
 from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
@@ -42,7 +42,7 @@ _NUMBERS = ("Backlog", "Size", "Oldest", "In flight", "Held", "Dead", "Delivered
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(0.1, 3600),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -269,7 +269,7 @@ _decode_resumed = msgspec.json.Decoder(Resumed).decode
 @admin_option
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=10.0,
     show_default=True,
     metavar="SECONDS",

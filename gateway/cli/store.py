@@ -11,9 +11,9 @@ import click
 import msgspec
 from rich.table import Table
 
-from config.destinations.stores import StoreTable
+from config.destinations.stores import SqliteDestination, StoreTable
 from config.settings import Settings
-from gateway.cli import Exit
+from gateway.cli import Exit, FiniteRange
 from gateway.cli.options import configuration_options, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
 from gateway.formatting import count_text
@@ -45,7 +45,7 @@ def store_options(command: Command) -> Command:
 @json_option
 def migrate(file: Path | None, *, local: bool, destination: str | None) -> None:
     """Bring the schema up to date, as a start does: for when only another role than the gateway's may create tables."""
-    status = ask_store(file, destination, lambda opened: opened.status(), local=local)
+    status = ask_store(file, destination, lambda opened: opened.status(), local=local, make=True)
     found = {"engine": status.engine, "schema_version": status.schema_version}
     result(found, f"{status.engine}: the schema has version {status.schema_version}")
 
@@ -85,8 +85,10 @@ def settings_or_exit(file: Path | None, *, local: bool) -> Settings:
     return loaded_or_exit(file, local=local).settings
 
 
-def ask_store(file: Path | None, name: str | None, ask: Callable[[Store], Awaitable[Result]], *, local: bool) -> Result:
-    """What a store answers; ends the command where there is none, or where it does not work."""
+def ask_store(
+    file: Path | None, name: str | None, ask: Callable[[Store], Awaitable[Result]], *, local: bool, make: bool = False
+) -> Result:
+    """What a store answers; ends the command where there is none, unless it may `make` one, or it does not work."""
     settings = settings_or_exit(file, local=local)
     stores = {each.name: each for each in settings.destinations if isinstance(each, StoreTable)}
     chosen = next(iter(stores.values()), None) if name is None else stores.get(name)
@@ -94,6 +96,12 @@ def ask_store(file: Path | None, name: str | None, ask: Callable[[Store], Awaita
         known = f"--destination with one of: {', '.join(stores)}" if stores else "Set CALLSPOOL_DATABASE_URL."
         complain("The configuration has no such store.", hint=known)
         raise SystemExit(Exit.USAGE)
+    if isinstance(chosen, SqliteDestination) and not make and not chosen.path.exists():
+        complain(
+            f"{chosen.name}: there is no store at {chosen.path}.",
+            hint="`callspool store migrate` makes one, and so does a gateway that starts.",
+        )
+        raise SystemExit(Exit.FAILED)
 
     async def asked() -> Result:
         opened = store_of(chosen, completion_rule(settings.completion), system_clock)
@@ -124,7 +132,7 @@ def backfill() -> None:
 @store_options
 @click.option("--from", "first", type=_DAY, metavar="DATE", help="The oldest day.  [default: that of the oldest part]")
 @click.option("--to", "last", type=_DAY, metavar="DATE", help="The newest day.  [default: before completion.cutoff]")
-@click.option("--rows-per-second", type=click.FloatRange(1), help="At most this many calls a second.")
+@click.option("--rows-per-second", type=FiniteRange(1), help="At most this many calls a second.")
 @click.option("--page-rows", type=click.IntRange(1), help="Calls in one transaction.  [default: suits the engine]")
 @click.option("--dry-run", is_flag=True, help="Only count what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day.")
@@ -177,7 +185,9 @@ def pause(file: Path | None, *, local: bool, destination: str | None) -> None:
 @click.command(short_help="Compare both paths of a store, day by day.")
 @store_options
 @click.option("--day", type=_DAY, metavar="DATE", help="The newest day.  [default: yesterday]")
-@click.option("--days", type=click.IntRange(1), default=1, show_default=True, help="How many days, back from there.")
+@click.option(
+    "--days", type=click.IntRange(1, 3660), default=1, show_default=True, help="How many days, back from there."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day.")
 def compare(
     file: Path | None, *, local: bool, destination: str | None, day: datetime | None, days: int, as_json: bool
@@ -223,8 +233,10 @@ async def _fill(filling: Backfill, days: list[date]) -> tuple[dict[date, Backfil
 
 
 async def _days(store: Store, first: datetime | None, last: date) -> list[date]:
-    oldest = first.date() if first else await store.oldest_day()
-    return [] if oldest is None else days_between(oldest, last)
+    oldest = await store.oldest_day()
+    if oldest is None:
+        return []
+    return days_between(max(oldest, first.date()) if first else oldest, last)
 
 
 async def _parities(store: Store, first: datetime | None, last: date) -> list[tuple[date, Parity]]:

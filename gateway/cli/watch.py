@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from config.values import ListenAddress
-from gateway.cli import Exit
+from gateway.cli import Exit, FiniteRange
 from gateway.cli.client import NoGateway, admin_option, ask, asks_stopped_spool, explained
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
 from gateway.cli.status import troubles
@@ -108,7 +108,7 @@ def overview(first: Sample, last: Sample) -> Overview:
 @click.command()
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.2),
+    type=FiniteRange(0.2, 3600),
     default=LOOK_SECONDS,
     show_default=True,
     metavar="SECONDS",
@@ -286,7 +286,7 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--no-follow", is_flag=True, help="Print those, then exit.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(0.1, 3600),
     default=0.5,
     show_default=True,
     metavar="SECONDS",

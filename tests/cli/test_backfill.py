@@ -93,6 +93,31 @@ def test_a_day_that_has_not_begun_is_not_compared(run: Callable[..., Any]) -> No
     assert run("compare", "--day", datetime.now(UTC).date().isoformat()).exit_code == Exit.OK
 
 
+COMMANDS = [
+    ("store", "status"), ("store", "check"), ("compare",), ("backfill", "run"), ("backfill", "run", "--dry-run"),
+    ("backfill", "status"), ("backfill", "pause"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_mistyped_store_is_not_made(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A new one is sound and has no calls, which says nothing of the one that was meant."""
+    path = tmp_path / "typo.db"
+    cutoff = datetime.now(UTC).date().isoformat()
+    env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{path}", "CALLSPOOL_COMPLETION_CUTOFF": cutoff}
+    result = cli(*command, env=env)
+    assert (result.exit_code, f"there is no store at {path}" in result.stderr) == (Exit.FAILED, True)
+    assert not path.exists()
+    assert cli("store", "migrate", env=env).exit_code == Exit.OK
+    assert cli(*command, env=env).exit_code == Exit.OK
+
+
+def test_a_backfill_from_long_ago_begins_with_the_oldest_part(run: Callable[..., Any]) -> None:
+    """Days before it have nothing to write."""
+    done = lines(run("backfill", "run", "--from", "0001-01-01", "--json"))
+    assert [day["day"] for day in done] == [(YESTERDAY - timedelta(days=back)).isoformat() for back in (0, 1)]
+
+
 def test_tables_and_a_pause(run: Callable[..., Any], engine: SqliteEngine) -> None:
     """For people a table; a pause is stored, and an empty store says that there is nothing to do."""
     assert "No days" in run("backfill", "status").stdout

@@ -1,6 +1,10 @@
 """Commands for the developer's first hour and the operator's night."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -109,6 +113,33 @@ def test_size_works_out_quota_and_catching_up(cli: Cli) -> None:
     assert cli("size", "--calls", "many", "--mb", "14", "--outage", "6h").exit_code == Exit.USAGE
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("size", "--calls", "3/h", "--outage", "6h", *more) for more in (
+            ("--mb", "nan"), ("--mb", "inf"), ("--mb", "14", "--ratio", "nan"), ("--mb", "14", "--link", "0Mbit"),
+            ("--mb", "14", "--link", "nanMbit"), ("--mb", "14", "--link", "infMbit"),
+        )),
+        ("size", "--calls", f"{'9' * 400}/s", "--outage", "6h", "--mb", "14"),
+        ("bench", "--seconds", "nan"),
+        ("chaos", "--seconds", "nan"),
+        ("top", "--interval", "nan"),
+        ("top", "--interval", "1e300"),
+        ("tail", "--interval", "inf"),
+        ("status", "--watch", "--interval", "nan"),
+        ("resume", "endpoint", "--wait", "nan"),
+        ("backfill", "run", "--rows-per-second", "nan"),
+        ("compare", "--days", "99999999999"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_number_of_no_use_is_wrong_usage(cli: Cli, arguments: tuple[str, ...]) -> None:
+    """No bound excludes `nan`, and nothing can be computed with it: the command says so before it begins."""
+    result = cli(*arguments)
+    assert (result.exit_code, result.stdout) == (Exit.USAGE, "")
+    assert "Invalid value" in result.stderr
+
+
 def test_doctor_says_what_is_bad_and_what_to_do(cli: Cli, tmp_path: Path) -> None:
     """An endpoint that nobody answers at is bad, with its runbook; the rest is looked at all the same."""
     environment = {
@@ -191,6 +222,24 @@ def test_bench_measures_and_cleans_up(cli: Cli, tmp_path: Path) -> None:
     found = json.loads(cli("bench", "--seconds", "3", "--json", "--config", str(tmp_path / "callspool.toml")).stdout)
     assert all(load["posts"] > 0 and load["refused"] == 0 for load in found["loads"])
     assert [path.name for path in tmp_path.iterdir()] == ["callspool.toml"]
+
+
+@pytest.mark.prove
+def test_a_bench_whose_gateway_ends_says_so(tmp_path: Path) -> None:
+    """One sentence in place of a traceback, and the folder is gone as well."""
+    environment = {**os.environ, "CALLSPOOL_SPOOL_DIR": str(tmp_path / "spool")}
+    command = [sys.executable, "-m", "gateway", "bench", "--seconds", "60"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as bench:
+        owner = 0
+        while not owner and bench.poll() is None:
+            owner = next((int(lock.read_text() or 0) for lock in tmp_path.glob("*/spool/spool.lock")), 0)
+        database = next(tmp_path.glob("*/spool")) / "spool.db-wal"
+        while not (database.exists() and database.stat().st_size > 200_000):
+            assert bench.poll() is None
+        os.kill(owner, signal.SIGKILL)
+        _, told = bench.communicate(timeout=60)
+    assert (bench.returncode, told.startswith("The measurement failed: ")) == (Exit.FAILED, True), told
+    assert list(tmp_path.iterdir()) == []
 
 
 def status(queued: int, queued_bytes: int, delivered: int, *, used: int = 1_000_000) -> Status:
