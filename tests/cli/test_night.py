@@ -162,7 +162,7 @@ def test_a_directory_that_cannot_be_looked_into_is_a_finding(cli: Cli, tmp_path:
     findings = {each["what"]: each for each in json.loads(told.stdout)["findings"]}
     assert told.exit_code == Exit.FAILED
     assert "cannot be looked into: File name too long" in findings["spool directory"]["found"]
-    status = cli("status", "--admin", "127.0.0.1:9", env=environment)
+    status = cli("status", env={**environment, "CALLSPOOL_ADMIN_LISTEN": "127.0.0.1:9"})
     assert "No gateway answers at 127.0.0.1:9: Connection refused." in status.stderr
 
 
