@@ -197,6 +197,16 @@ def drained_in(samples: Sequence[Sample], now_minute: int, waiting: int, minutes
     return waiting * (last.minute - first.minute) / shrinks if shrinks > 0 else None
 
 
+def shrinking(samples: Sequence[Sample], now_minute: int, minutes: int = 5) -> tuple[Lane, ...]:
+    """The lanes of which less waits than some minutes ago."""
+    recent = [sample for sample in samples if sample.minute > now_minute - minutes]
+    if len(recent) < 2:
+        return ()
+    first, last = recent[0], recent[-1]
+    lanes = {Lane.CORE: last.core_waiting < first.core_waiting, Lane.DETAIL: last.detail_waiting < first.detail_waiting}
+    return tuple(lane for lane, less in lanes.items() if less)
+
+
 def best_rate(samples: Sequence[Sample], now_minute: int, minutes: int = 180) -> int:
     """The most deliveries of one minute in the last hours."""
     recent = [sample for sample in samples if sample.minute > now_minute - minutes]
@@ -308,6 +318,7 @@ class Recorder:
             if stats is None or not grows or grows < 1
             else 60 * room_of(stats, disk_free_bytes) / grows,
             drained_in_seconds=None if drained is None else 60 * drained,
+            shrinking=tuple(lane.value for lane in shrinking(samples, minute)),
             best_per_minute=best_rate(samples, minute),
             disk_free_bytes=disk_free_bytes,
         )

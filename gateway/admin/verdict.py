@@ -389,7 +389,7 @@ def _keeping_up(status: Status, pace: Pace, lane: Lane) -> Answer:
 def _keeps_up(lane: LaneStatus, pace: Pace) -> bool:
     """Whether nothing waits for long, or ever less does."""
     limit = CORE_SECONDS if lane.lane == Lane.CORE.value else DETAIL_SECONDS
-    return (lane.oldest_ready_seconds or 0) < limit or pace.drained_in_seconds is not None
+    return (lane.oldest_ready_seconds or 0) < limit or lane.lane in pace.shrinking
 
 
 def _seconds_since(one: DestinationReport, now: str) -> float | None:

@@ -297,6 +297,32 @@ async def test_only_a_full_disk_is_to_be_emptied(
     assert cause["todo"][0].startswith(advice)
 
 
+@pytest.mark.parametrize(
+    ("cores", "details", "answers"),
+    [
+        ((400, 500), (9_000, 5_000), ["Cores keep up: no", "Details keep up: yes"]),
+        ((500, 400), (5_000, 9_000), ["Cores keep up: yes", "Details keep up: no"]),
+    ],
+)
+async def test_a_lane_keeps_up_by_its_own_backlog(
+    aiohttp_client: AiohttpClient, cores: tuple[int, int], details: tuple[int, int], answers: list[str]
+) -> None:
+    """A large backlog of one lane that shrinks hides no other one that grows."""
+    endpoint, old = "endpoint", NOW - 7_200_000
+    lanes = {
+        (endpoint, Lane.CORE): LaneCounts(owed=500, ready=500),
+        (endpoint, Lane.DETAIL): LaneCounts(owed=5_000, ready=5_000),
+    }
+    oldest = {(endpoint, Lane.CORE): old, (endpoint, Lane.DETAIL): old}
+    stats = replace(EMPTY, lanes=lanes, oldest_ready=oldest, oldest_pending=oldest)
+    world = AdminFigures(stats=stats, destinations=(UP,))
+    for number in range(2):
+        waiting = cores[number], details[number]
+        world.recorder.history.add(Sample(NOW // 60_000 - 2 + number, 9, 9, 9, *waiting, 0, 0, 0))
+    verdict = (await (await (await aiohttp_client(world.app)).get("/api/status")).json())["verdict"]
+    assert [each["text"] for each in verdict["answers"][1:]] == answers
+
+
 async def test_a_destination_that_is_up_and_slow_is_not_waited_for(aiohttp_client: AiohttpClient) -> None:
     """It does not come back: it is there. The backlog does not shrink."""
     lanes = {("endpoint", Lane.CORE): LaneCounts(owed=500, ready=500)}
