@@ -24,7 +24,7 @@ from spool.records import Clock, Delivery, Form, Lane
 from uploaders.base import Delivered, ObjectObserver, Outcome, PayloadReader, Refused, RetryLater, Scope, Uploader
 from uploaders.document.render import encoded_member, raw_bytes_of, render, with_last_member
 from uploaders.http.confirmation import Answer, Verdict, read, text_members, text_of
-from uploaders.http.pool import ClientOptions, HttpClient
+from uploaders.http.pool import ClientOptions, HttpClient, received
 from uploaders.http.responses import NETWORK_ERRORS, judge, outcome_of, parse_retry_after
 from uploaders.http.timeouts import Timeouts
 from uploaders.http.uploader import via_of
@@ -77,18 +77,17 @@ def parse_address(body: str, *, asked_at: int, secure: bool) -> UploadAddress:
     """
     members = text_members(body)
     try:
-        parts = urlsplit(members["upload_url"])
-        host = parts.hostname
-    except (KeyError, ValueError) as error:
+        url = received(members["upload_url"])
+    except KeyError as error:
         raise BadAddress("the response has no upload_url") from error
-    if parts.scheme not in {"https", "http"} or not host:
-        raise BadAddress("the upload_url is not an HTTP address")
-    if secure and parts.scheme != "https":
+    except aiohttp.InvalidURL as error:
+        raise BadAddress("the upload_url is not an HTTP address") from error
+    if secure and url.scheme != "https":
         raise BadAddress("the upload_url is not https although the endpoint is")
     key = members.get("s3_key", "")
-    bucket = members.get("s3_bucket") or _bucket_in(host, parts.path, key)
+    bucket = members.get("s3_bucket") or _bucket_in(url.raw_host or "", url.raw_path, key)
     location = f"s3://{bucket}/{key}" if bucket and key else None
-    return UploadAddress(members["upload_url"], asked_at + 1000 * _valid_seconds(parts.query), location)
+    return UploadAddress(members["upload_url"], asked_at + 1000 * _valid_seconds(url.raw_query_string), location)
 
 
 def _valid_seconds(query: str) -> int:

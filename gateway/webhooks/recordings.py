@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import aiohttp
 import msgspec
 import structlog
 
@@ -34,6 +35,7 @@ from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLate
 from uploaders.document.encoding import decoded_document
 from uploaders.durable_file import safe_name
 from uploaders.http.download import Download, Downloader, DownloadFailed
+from uploaders.http.pool import received
 from uploaders.recordings import NotKept, RecordingStore
 
 _log = structlog.get_logger(__name__)
@@ -155,9 +157,10 @@ def can_be_copied(address: object) -> bool:
     if not isinstance(address, str):
         return False
     try:
-        return urlsplit(address).scheme in {"https", "http"}  # in lower case
-    except ValueError:
+        received(address)
+    except aiohttp.InvalidURL:
         return False
+    return True
 
 
 class RecordingCopier:

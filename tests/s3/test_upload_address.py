@@ -52,6 +52,15 @@ def test_a_call_log_with_its_token_does_not_go_unencrypted_where_the_endpoint_is
         parse_address(answer.decode(), asked_at=0, secure=True)
 
 
+@pytest.mark.parametrize(
+    "url", ["https://h:99999/k", "https://h:abc/k", "https://xn--/k", "https://a..b/k", "https:///k"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    """Before anything is sent, whatever is wrong with it."""
+    with pytest.raises(BadAddress):
+        parse_address(json.dumps({"upload_url": url}), asked_at=0, secure=True)
+
+
 def test_an_address_is_kept_out_of_logs() -> None:
     """Who has an address may upload there, so its text does not show it."""
     address = parse_address('{"upload_url": "https://host/key?X-Amz-Signature=s3cret"}', asked_at=0, secure=True)

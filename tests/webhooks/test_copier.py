@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
 from gateway.intake.responses import Rejection
-from gateway.webhooks.recordings import RecordingCopier, identity_of
+from gateway.webhooks.recordings import RecordingCopier, can_be_copied, identity_of
 from spool.errors import CorruptPayload, SpoolUnavailable
 from spool.records import Delivery, Fragment
 from tests.intake.running_intake import RunningIntake, running
 from tests.uploaders.deliveries import ACCEPTED_AT, Payloads, a_delivery, a_record
 from uploaders.base import Delivered, RetryLater, Scope
-from uploaders.http.download import Downloader
+from uploaders.http.download import Downloader, DownloadFailed
 from uploaders.recordings import DirectoryRecordings
 from uploaders.upload_hosts import UploadHosts
 
@@ -78,3 +80,26 @@ async def test_a_call_log_that_is_damaged_stops_no_other_recording(copying: Copy
     copying.payloads.corrupt(1, Fragment.BODY)
     with pytest.raises(CorruptPayload):
         await copying.copier.deliver(copying.delivery)
+
+
+NO_ADDRESSES = [
+    "http://h:99999/a.wav", "http://h:abc/a.wav", "http://h:0/a.wav", "http://xn--/a.wav", "http://a..b/a.wav",
+    f"http://{'a' * 64}.com/a.wav", "http://h\xe9/a.wav", "ftp://h/a.wav",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+async def test_what_is_no_address_is_not_fetched(address: str) -> None:
+    """Nothing is owed for it; neither an address that is there already, nor one that a server redirects to, raises."""
+    assert not can_be_copied(address)
+    downloader = Downloader(UploadHosts(("127.0.0.1",), (), any_name=True), 1 << 20)
+
+    async def redirect(_request: web.BaseRequest) -> web.Response:
+        return web.Response(status=302, headers={"Location": address})
+
+    async with RawTestServer(redirect) as server:
+        for asked, words in ((address, "not a valid HTTP URL"), (str(server.make_url("/")), "redirects to no address")):
+            with pytest.raises(DownloadFailed, match=words):
+                async with downloader.get(asked, now=0):
+                    pass
+    await downloader.close()

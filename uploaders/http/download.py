@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from uploaders.base import RetryLater
-from uploaders.http.pool import checked_socket, proxy_for
+from uploaders.http.pool import checked_socket, proxy_for, received
 from uploaders.http.responses import NETWORK_ERRORS, outcome_of, parse_retry_after
 from uploaders.upload_hosts import HostNotAllowed, UploadHosts
 
@@ -73,8 +73,8 @@ class Downloader:
     async def _answer(self, address: str) -> tuple[URL, aiohttp.ClientResponse]:
         """The answer that is no redirect, and where it came from. Raises `DownloadFailed`."""
         try:
-            url = URL(address, encoded=True)
-        except ValueError:
+            url = received(address)
+        except aiohttp.InvalidURL:
             raise DownloadFailed(RetryLater("the address is not a valid HTTP URL")) from None
         try:
             for _ in range(MOST_REDIRECTS + 1):
@@ -93,14 +93,12 @@ class Downloader:
 
     async def _ask(self, url: URL) -> aiohttp.ClientResponse:
         """Raises `NETWORK_ERRORS`, `HostNotAllowed` among them."""
-        if url.scheme not in {"http", "https"} or not url.host:
-            raise aiohttp.InvalidURL(url)
         proxy = proxy_for(str(url))
         headers = {"User-Agent": "callspool", "Accept-Encoding": "identity"}
         if proxy is not None and not proxy.tunnels:
             headers |= proxy.headers
         # A proxy looks the name up itself, so that there is no address to check.
-        session = self._session(checks=not self._hosts.is_trusted(url.host) and proxy is None)
+        session = self._session(checks=not self._hosts.is_trusted(url.host or "") and proxy is None)
         return await session.get(
             url,
             headers=headers,
@@ -143,8 +141,8 @@ class Downloader:
 def _redirected(url: URL, location: str) -> URL:
     """Where an answer leads. Raises `DownloadFailed` where that would give up https."""
     try:
-        target = url.join(URL(location, encoded=True))
-    except ValueError:
+        target = received(str(url.join(URL(location, encoded=True))))
+    except ValueError:  # `aiohttp.InvalidURL` is one
         raise _failed(url, "redirects to no address") from None
     if url.scheme == "https" and target.scheme != "https":
         raise _failed(url, "redirects from https to something else")

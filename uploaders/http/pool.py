@@ -154,6 +154,21 @@ def parsed(address: str) -> URL:
     return url
 
 
+def received(address: str) -> URL:
+    """An address that somebody else gave, to be used as it is. Raises `aiohttp.InvalidURL` when it is no HTTP address.
+
+    Host and port are looked at here: the libraries raise `ValueError` for a bad one wherever they use it.
+    """
+    try:
+        url = URL(address, encoded=True)
+        named = bool(url.host) and bool((url.raw_host or "").encode("idna")) and bool(address.encode())
+        if named and url.port and url.scheme in {"http", "https"}:
+            return url
+    except ValueError as error:
+        raise aiohttp.InvalidURL(address) from error
+    raise aiohttp.InvalidURL(address)
+
+
 def origin_of(url: URL) -> str:
     """See `RequestTarget.origin`."""
     return f"{url.scheme}://{url.host_port_subcomponent}"
