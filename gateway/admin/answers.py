@@ -20,6 +20,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Re
 CODE = web.ResponseKey("code", str)
 """Under which a response that is an error holds its code, for the audit log."""
 LARGEST_REQUEST = 64 << 10
+_ROUTES_HINT = "`/openapi.json` lists the routes."
 
 Order = TypeVar("Order", bound=msgspec.Struct)
 
@@ -61,12 +62,17 @@ def refused(
 async def explained(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer a request that cannot be read, whatever its route, in the shape of all errors."""
+    """Answer a request that has no route, or cannot be read, in the shape of all errors."""
     try:
         return await handler(request)
     except BadRequest as error:
         hint = "docs/operating.md describes the requests of the admin API."
         return refused(400, "bad_request", f"Invalid request: {error}.", hint)
+    except web.HTTPNotFound:
+        return refused(404, "no_such_route", "There is nothing at this path.", _ROUTES_HINT)
+    except web.HTTPMethodNotAllowed as error:
+        message = f"This path takes {', '.join(sorted(error.allowed_methods))}, not {error.method[:20]}."
+        return refused(405, "wrong_method", message, _ROUTES_HINT, {"Allow": error.headers["Allow"]})
     except web.HTTPRequestEntityTooLarge:
         message = f"A request may have at most {LARGEST_REQUEST:,} bytes, and a form at most 1,000 fields."
         return refused(413, "too_large", message, "Send several orders, or select by a filter and use the cursor.")

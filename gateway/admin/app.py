@@ -214,7 +214,7 @@ def build_worker_app(figures: Callable[[], WorkFigures], metrics: Metrics, acces
             return answer(_Health("ready"))
         return answer(_Health("not ready", reasons, Runbook.WORKER), status=503)
 
-    app = web.Application(middlewares=[access.guard])
+    app = web.Application(middlewares=[access.guard, explained])
     app.router.add_get("/metrics", show_metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

@@ -73,6 +73,20 @@ async def test_an_import_that_is_not_utf8_is_refused(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [("GET", "/api/nothing", 404, "no_such_route"), ("DELETE", "/api/deliveries", 405, "wrong_method")],
+)
+async def test_what_is_not_there_is_answered_as_all_errors_are(
+    client: Client, method: str, path: str, status: int, code: str
+) -> None:
+    """With the code that the intake has for the same, and where the routes are listed."""
+    error = await error_of(client, method, path, status)
+    assert (error["code"], "/openapi.json" in error["hint"]) == (code, True)
+    answer = await client.request(method, path)
+    assert answer.headers.get("Allow") == ("GET,HEAD" if status == 405 else None)
+
+
+@pytest.mark.parametrize(
     ("content_type", "body"),
     [
         ("application/x-www-form-urlencoded; charset=nonsense", b"token=x"),
