@@ -232,7 +232,7 @@ def document() -> bytes:
 
 
 def _described(route: str, path: str, rule: Rule) -> dict[str, Any]:
-    operation = _OPERATIONS.get(route) or _Operation((rule.action or path).replace("-", " ").capitalize() + ".")
+    operation = _OPERATIONS[route]
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", path)
