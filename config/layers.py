@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 _NAME = re.compile("[a-z0-9-]{1,32}")
@@ -100,10 +101,14 @@ class Problem:
 
 
 class InvalidConfiguration(Exception):
-    """The configuration cannot be used; `problems` holds everything that is wrong, not only the first."""
+    """The configuration cannot be used; `problems` holds everything that is wrong, not only the first.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `files` are those that it was read from, or names: what is missing may come.
+    """
+
+    def __init__(self, problems: Iterable[Problem], files: Iterable[Path] = ()) -> None:
         self.problems = tuple(problems)
+        self.files = tuple(files)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -78,12 +78,12 @@ def load(
     if base is not None:
         problems.extend(destination_problems(layers[1], environment))
         problems.extend(source_problems(layers[1]))
+    files = (*[Path(each) for each in (named, others) if each], *sources.files)
     if problems or settings is None:
-        raise InvalidConfiguration(problems)
+        raise InvalidConfiguration(problems, files)
     origins = {
         path: sources.origins.get(origin, origin) for layer in layers[::-1] for path, origin in layer.origins.items()
     }
-    files = (*[Path(each) for each in (named, others) if each], *sources.files)
     return Loaded(settings, origins, (*sources.warnings, *warnings(settings)), files)
 
 
@@ -168,6 +168,8 @@ def read_file(path: Path) -> Layer:
         raise _unusable(path, f"not UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise _unusable(path, f"not valid TOML: {error}") from None
+    except RecursionError:
+        raise _unusable(path, "nested too deeply") from None
     return Layer(tree, {value: str(path) for value in paths_of_values(tree)})
 
 

@@ -104,6 +104,8 @@ class Gateway:
         self._after: Loaded | None = None
         """What a reload is to apply."""
         self._reread = reread
+        self._named: tuple[Path, ...] = ()
+        """The files that the settings name which were read last: a secret may come after those that were refused."""
         self._told_to_reload = asyncio.Event()
         self._reloads: set[asyncio.Task[Reloaded]] = set()
         self._observers = Observers(Metrics(), RecentEvents(system_clock))
@@ -243,7 +245,7 @@ class Gateway:
     async def reload(self) -> Reloaded:
         """See `GatewayView`."""
         self._systemd.reloading()
-        loaded, result = await asyncio.to_thread(read_again, self._reread, self._settings)
+        loaded, result, self._named = await asyncio.to_thread(read_again, self._reread, self._settings)
         if loaded is not None:
             self._after = loaded
             self._told_to_reload.set()
@@ -263,10 +265,11 @@ class Gateway:
         while True:
             watch = (watch or FileWatch()) if self._settings.reload.on_change else None
             if watch is not None:
-                watch.follow(self._loaded.files)
+                watch.follow({*self._loaded.files, *self._named})
                 if await asyncio.to_thread(watch.changed):
                     _log.info("files_changed")
                     await self.reload()
+                    continue  # what they name is followed at once
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _apply(self, app: App) -> socket.socket | None:

@@ -81,17 +81,27 @@ def needs_restart(before: Settings, after: Settings) -> Iterator[str]:
             yield f"admin.{name}"
 
 
-def read_again(reread: Reread, present: Settings) -> tuple[Loaded | None, Reloaded]:
-    """The settings as they are now, if they can be applied, and what to say of them. Reads files: for a thread."""
+def read_again(reread: Reread, present: Settings) -> tuple[Loaded | None, Reloaded, tuple[Path, ...]]:
+    """The settings as they are now, if they can be applied, what to say of them, and the files that they name.
+
+    Reads files: for a thread.
+    """
+    files: tuple[Path, ...] = ()
     try:
         loaded = reread()
     except InvalidConfiguration as error:
+        files = error.files
         result = Reloaded(applied=False, problems=tuple(map(str, error.problems)))
+    except Exception as error:  # noqa: BLE001  # a defect that these settings meet must not end the look for others
+        _log.error("unexpected error in reading the settings", exc_info=error)
+        problem = f"they cannot be read: {type(error).__name__}; the log has the details"
+        result = Reloaded(applied=False, problems=(problem,))
     else:
+        files = loaded.files
         result = Reloaded(applied=True, needs_restart=tuple(needs_restart(present, loaded.settings)))
         if not result.needs_restart:
             _log.info("reloading")
-            return loaded, result
+            return loaded, result, files
         result = msgspec.structs.replace(result, applied=False)
     _log.error("reload_refused", problems=result.problems, needs_restart=result.needs_restart)
-    return None, result
+    return None, result, files

@@ -120,6 +120,28 @@ async def test_a_changed_file_reloads_by_itself_where_that_is_asked_for(tmp_path
 
 
 @pytest.mark.slow
+async def test_a_secret_that_comes_after_the_settings_that_name_it_is_read(tmp_path: Path) -> None:
+    """The settings are refused without it, and applied once it is there."""
+    file, secret = tmp_path / "callspool.toml", tmp_path / "token"
+    text = '[reload]\non_change = true\n[[destinations]]\nname = "a"\ntype = "http"\nurl = "http://127.0.0.1:9/"\n'
+    file.write_text(text)
+    async with GatewayProcess(tmp_path / "gateway", {"CALLSPOOL_CONFIG": str(file)}) as gateway:
+
+        async def refused() -> bool:
+            return bool(gateway.events("reload_refused"))
+
+        async def applied() -> bool:
+            return await posted(gateway, 1, "another") == 401
+
+        file.write_text(f'{text}\n[intake]\ntoken_file = "{secret}"\n')
+        await until(refused, "the secret is missing", deadline=20)
+        secret.write_text("secret-token")
+        secret.chmod(0o600)
+        await until(applied, "the secret is read", deadline=20)
+        assert await posted(gateway, 2, "secret-token") == 202
+
+
+@pytest.mark.slow
 async def test_settings_that_the_spool_cannot_be_opened_with_leave_those_before(tmp_path: Path) -> None:
     """A reload without the key that the spool is encrypted with: the gateway goes on with the key, and takes posts."""
     file, keys = tmp_path / "callspool.toml", tmp_path / "keys"
