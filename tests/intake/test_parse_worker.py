@@ -121,11 +121,12 @@ async def test_lists_that_need_too_much_memory_are_not_summarised(small: Running
 async def test_a_post_survives_the_death_of_the_process(small: RunningIntake) -> None:
     """A process that is killed in the middle of an examination is replaced, and the post is taken."""
     await small.post(_giant("a"))
+    await small.until(small.holds_nothing)
     pid = small.intake.parse_worker.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     posting = asyncio.create_task(small.post(_giant("b")))
-    await small.until(lambda: small.staged_files() and small.staged_files()[0].stat().st_size > 8_500_000)
+    await small.until(lambda: sum(file.stat().st_size for file in small.staged_files()) > 8_500_000)
     os.kill(pid, signal.SIGKILL)
     assert (await posting).status == 202
     assert small.intake.parse_worker.pid not in {None, pid}
