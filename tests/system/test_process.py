@@ -7,7 +7,7 @@ import os
 import pty
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -28,12 +28,26 @@ HARMLESS = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def nothing_ignored() -> Iterator[None]:
+    """Signals as at a terminal: under `nohup`, or behind a shell's `&`, a test run inherits some as ignored."""
+    ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+    inherited = [number for number in ignored if number not in {signal.SIGPIPE, signal.SIGXFSZ}]
+    for number in inherited:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in inherited:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.mark.usefixtures("nothing_ignored")
 def test_no_signal_ends_the_process_without_a_drain() -> None:
     """Every signal whose default is the end is handled: it shuts down gracefully, or is ignored with a message."""
     named = {each for each in signal.valid_signals() if isinstance(each, signal.Signals)}
     assert {each.name for each in named} - HARMLESS == {each.name for each in signal_handling(at_a_terminal=False)}
 
 
+@pytest.mark.usefixtures("nothing_ignored")
 def test_a_lost_terminal_ends_a_program_and_is_a_reload_to_a_daemon() -> None:
     """SIGHUP shuts down only what was started at a terminal; what nohup ignores stays ignored."""
     assert signal_handling(at_a_terminal=True)[signal.SIGHUP]
