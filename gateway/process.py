@@ -103,10 +103,19 @@ async def end_process(process: Process, *, grace: float = 0.0) -> None:
     try:
         await asyncio.wait({ended}, timeout=grace)
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                process.kill()
+        send_signal(process, signal.SIGKILL)
         await ended
+
+
+def send_signal(process: Process, number: signal.Signals) -> None:
+    """Send a signal to a child that has not ended.
+
+    `Process.send_signal` and `Process.kill` reap a child that has just ended: asyncio, which waits for it in a thread,
+    then misses its end, and says so on standard error.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 async def _read_out(process: Process) -> None:

@@ -17,6 +17,7 @@ from config.settings import Settings
 from gateway.chaos.oracle import Notes, Verdict, judge
 from gateway.chaos.traffic import Agents, ChaosEndpoint, FaultMode
 from gateway.logs import configure_logging
+from gateway.process import send_signal
 from gateway.runtime.lifecycle import serve
 from spool.sandbox import module_command
 
@@ -60,17 +61,15 @@ class GatewayUnderTest:
     async def pause(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT so much later, as when a container or a machine is paused."""
         assert self._process is not None, "started before"
-        self._process.send_signal(signal.SIGSTOP)
+        send_signal(self._process, signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            send_signal(self._process, signal.SIGCONT)
 
     async def stop(self) -> None:
         """End it at once, but in order."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
-            await self._end(signal.SIGTERM)
+        await self._end(signal.SIGTERM)
 
     async def drained(self, seconds: float) -> bool:
         """Wait until nothing is queued any more; returns whether that came in time."""
@@ -89,7 +88,7 @@ class GatewayUnderTest:
     async def _end(self, how: signal.Signals) -> None:
         if self._process is None or self._process.returncode is not None:
             return
-        self._process.send_signal(how)
+        send_signal(self._process, how)
         async with asyncio.timeout(START_SECONDS):
             await self._process.wait()
 

@@ -1,15 +1,17 @@
 """The end of this process, and of children that were started with pipes."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
 
 import pytest
 import uvloop
 
-from gateway.process import end_process
+from gateway.process import end_process, send_signal
 from tests.processes import open_descriptors
 
 FLOODING = "import os\nwhile True: os.write(1, bytes(1 << 20))"
@@ -41,6 +43,30 @@ def test_a_child_with_unread_output_is_ended_and_costs_no_descriptor(loop: str) 
         uvloop.run(both())
     else:
         asyncio.run(both())
+
+
+@pytest.fixture
+async def watched_by_the_loop() -> AsyncIterator[None]:
+    """The loop, and no thread, learns that a child has ended, as it is from Python 3.12."""
+    if sys.version_info >= (3, 12):
+        yield
+        return
+    policy = asyncio.get_event_loop_policy()
+    before, watcher = policy.get_child_watcher(), asyncio.PidfdChildWatcher()
+    watcher.attach_loop(asyncio.get_running_loop())
+    policy.set_child_watcher(watcher)
+    yield
+    policy.set_child_watcher(before)
+
+
+@pytest.mark.usefixtures("watched_by_the_loop")
+async def test_a_signal_does_not_hide_the_end_of_a_child(caplog: pytest.LogCaptureFixture) -> None:
+    """A child that has ended, which its loop has not seen yet, is not reaped by a signal to it: its status is kept."""
+    process = await started(ENDED)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  # the loop is to stand still
+    send_signal(process, signal.SIGTERM)
+    assert await process.wait() == 4
+    assert caplog.text == ""
 
 
 async def test_a_child_may_end_by_itself_within_its_grace() -> None:
