@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.s3_server import Server
-from gateway.diagnostics.s3 import apply_setup, check, least_policy, plan_setup
-from tests.s3.recording_proxy import Answer, Fate, proxy_before
+from gateway.diagnostics.s3 import StepResult, apply_setup, check, least_policy, plan_setup
+from tests.s3.recording_proxy import Answer, Decide, Fate, proxy_before
 from tests.s3.stored_objects import client_of, objects, options, uploads
 from uploaders.s3.admin import default_encryption, stronger_than
 from uploaders.s3.error_codes import permission_for
@@ -58,23 +58,26 @@ async def test_a_check_says_which_permission_is_missing(
     assert permission in results[0].detail
 
 
+async def checked_where(decide: Decide, weed: Server, bucket: str, **chosen: Any) -> tuple[StepResult, ...]:
+    """What `s3 check` finds in a bucket whose server answers as `decide` says."""
+    async with proxy_before(weed.port) as proxy:
+        proxy.decide = decide
+        return await check(options(weed, bucket, endpoint_url=proxy.endpoint, **chosen))
+
+
 async def test_a_check_that_fails_half_way_aborts_its_upload(weed: Server, bucket: str) -> None:
     """An upload whose part was refused does not stay behind at the server."""
-    async with proxy_before(weed.port) as proxy:
-        proxy.decide = lambda one: Answer(403, "AccessDenied") if one.part else Fate.PASS
-        results = await check(options(weed, bucket, endpoint_url=proxy.endpoint))
+    results = await checked_where(lambda one: Answer(403, "AccessDenied") if one.part else Fate.PASS, weed, bucket)
     assert [one.name for one in results if not one.ok] == ["send in parts and verify"]
     assert await uploads(weed, bucket) == []
 
 
 async def test_a_check_that_may_not_list_parts_aborts_its_upload(weed: Server, bucket: str) -> None:
     """What cannot be looked at is given up all the same: an unfinished upload is paid for until somebody finds it."""
-    async with proxy_before(weed.port) as proxy:
-        listing = "uploadId="
-        proxy.decide = lambda one: (
-            Answer(403, "AccessDenied") if one.method == "GET" and listing in one.target else Fate.PASS
-        )
-        results = await check(options(weed, bucket, endpoint_url=proxy.endpoint))
+    results = await checked_where(
+        lambda one: Answer(403, "AccessDenied") if one.method == "GET" and "uploadId=" in one.target else Fate.PASS,
+        weed, bucket,
+    )  # fmt: skip
     assert [(one.name, one.permission) for one in results if not one.ok] == [
         ("list parts and abort", "s3:ListMultipartUploadParts")
     ]
@@ -83,13 +86,11 @@ async def test_a_check_that_may_not_list_parts_aborts_its_upload(weed: Server, b
 
 async def test_an_object_that_shows_what_is_wrong_is_deleted(weed: Server, bucket: str) -> None:
     """Where encryption is refused, an object is put without: the check says that this works, and removes it."""
-    async with proxy_before(weed.port) as proxy:
-        encrypted = "x-amz-server-side-encryption"
-        proxy.decide = lambda one: (
-            Answer(400, "InvalidArgument") if one.method == "PUT" and encrypted in one.headers else Fate.PASS
-        )
-        chosen = options(weed, bucket, endpoint_url=proxy.endpoint, encryption=ServerSideEncryption.AES256)
-        results = await check(chosen)
+    encrypted = "x-amz-server-side-encryption"
+    results = await checked_where(
+        lambda one: Answer(400, "InvalidArgument") if one.method == "PUT" and encrypted in one.headers else Fate.PASS,
+        weed, bucket, encryption=ServerSideEncryption.AES256,
+    )  # fmt: skip
     assert results[0].detail.endswith('with encryption = "none" it works')
     assert await objects(weed, bucket) == []
 
