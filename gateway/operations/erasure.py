@@ -255,6 +255,9 @@ class CallEraser:
                 for hear in self._hearers:
                     hear(frozenset(every))
                 await self._wait_for(given_up, search.unreached)
+                # What was on its way may have arrived since it was counted.
+                found = {**places[0].found, **await self._delivered(every)}
+                places[0] = msgspec.structs.replace(places[0], found=found)
             for number, name in enumerate(self._uploaders):
                 yield ErasureProgress(f"erasing at {name}", number, len(self._uploaders))
                 place = await self._destination_place(name, every, search, owners)
@@ -371,12 +374,19 @@ class CallEraser:
             holdings = await self._erasures.holdings(call)
             found.update(records=holdings.records, deliveries=holdings.deliveries)
             found.update(spans=holdings.spans, turns=holdings.turns)
-            found.update({f"delivered to {name}": count for name, count in holdings.delivered})
             owners.update((call.call_id, tenant) for tenant in holdings.tenants)
+        found += await self._delivered(calls)
         unsearched = None
         if search.by_content and (traces := await self._erasures.open_traces()):
             unsearched = f"{traces} calls that go on and of which only spans came: order it again when they have ended"
         return ErasedPlace("spool", {what: count for what, count in found.items() if count}, unsearched=unsearched)
+
+    async def _delivered(self, calls: Sequence[OwnedCall]) -> Counter[str]:
+        """How many deliveries of these calls each destination has confirmed."""
+        found: Counter[str] = Counter()
+        for call in calls:
+            found.update({f"delivered to {name}": count for name, count in await self._erasures.delivered(call)})
+        return found
 
     async def _wait_for(self, keys: Sequence[DeliveryKey], unreached: dict[str, str]) -> None:
         """Until none of these deliveries is on its way any more: what arrives is erased like all that did before."""

@@ -54,8 +54,10 @@ _OPEN_DELIVERIES = (
 _RECEIPTS = f"SELECT record_id FROM records r WHERE {_OF_CALL} AND settled_at IS NOT NULL LIMIT ?3"
 _DELIVERED_TO = (
     "SELECT d.destination_id, count(*) FROM deliveries d JOIN records r USING (record_id) "
-    f"WHERE {_OF_CALL} AND d.state = 4 GROUP BY d.destination_id"
+    f"WHERE {_OF_CALL} AND (d.state = 4 OR EXISTS (SELECT 1 FROM attempts a WHERE a.record_id = d.record_id AND "
+    "a.destination_id = d.destination_id AND a.form = d.form AND a.outcome = 'delivered')) GROUP BY d.destination_id"
 )
+"""Also what was confirmed after it had been given up."""
 _UPLOADS = "SELECT key_hash, token_id, record_uid FROM uploads WHERE call_id = ?"
 _TRACES = (
     "SELECT trace_id, principal, spans, agent_id FROM traces WHERE call_id = ?1 "
@@ -77,8 +79,6 @@ class CallHoldings:
     """Of a call that has not ended."""
     turns: int = 0
     """Of the same."""
-    delivered: tuple[tuple[str, int], ...] = ()
-    """How many deliveries each destination has confirmed, as far as receipts go back."""
     tenants: frozenset[str] = frozenset()
     """Whose it is; empty: nobody's in particular."""
 
@@ -159,10 +159,13 @@ class CallErasures:
         spans = sum(count for _, principal, count, agent in traces if self._is_of(call, principal, agent))
         live = self._live_of(call)
         whose = {tenant for (tenant,) in records} | {self.whose(each.principal, each.agent_id) for each in live}
-        names = self._reader.destinations.names
-        delivered = tuple((names[row[0]], row[1]) for row in await self._reader.ask(_DELIVERED_TO, call))
         turns = sum(each.turns for each in live)
-        return CallHoldings(len(records), len(deliveries), spans, turns, delivered, frozenset(whose))
+        return CallHoldings(len(records), len(deliveries), spans, turns, frozenset(whose))
+
+    async def delivered(self, call: OwnedCall) -> list[tuple[str, int]]:
+        """How many deliveries of a call each destination has confirmed, as far as receipts go back."""
+        names = self._reader.destinations.names
+        return [(names[row[0]], row[1]) for row in await self._reader.ask(_DELIVERED_TO, call)]
 
     async def open_traces(self) -> int:
         """How many calls are known by spans that no call log was made of yet."""

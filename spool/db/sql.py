@@ -142,10 +142,11 @@ TRACE_DELIVERIES = (
     f"SELECT {TRACED_COLUMNS} FROM deliveries d WHERE d.record_id = ? ORDER BY d.lane, d.destination_id, d.form"
 )
 
-# Attempts of a delivery, numbered from 1: the first one is kept, and the latest.
+# Attempts of a delivery, numbered from 1: the first one is kept, and the latest; none of a record that is gone.
 ADD_ATTEMPT = (
-    "INSERT INTO attempts SELECT :record, :destination, :form, coalesce(max(number), 0) + 1, :ended_at, :took, "
-    ":outcome, :answer FROM attempts WHERE record_id = :record AND destination_id = :destination AND form = :form"
+    "INSERT INTO attempts SELECT record_id, :destination, :form, (SELECT coalesce(max(number), 0) + 1 FROM attempts "
+    "WHERE record_id = :record AND destination_id = :destination AND form = :form), :ended_at, :took, :outcome, "
+    ":answer FROM records WHERE record_id = :record"
 )
 FORGET_ATTEMPTS = (
     "DELETE FROM attempts WHERE record_id = :record AND destination_id = :destination AND form = :form AND number > 1 "

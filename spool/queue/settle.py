@@ -49,13 +49,16 @@ def settle(
     """Write what an attempt did to its delivery, and to the breaker; returns the deliveries that its end freed.
 
     What an operator's order moved meanwhile is settled only by a confirmed delivery; what has ended, by nothing. An
-    attempt that failed, and the one that succeeds after it, is kept with how many milliseconds it `took`.
+    attempt that failed, and one that succeeds after that or after the end, is kept with how many milliseconds it
+    `took`.
     """
-    if not isinstance(settlement, Delivered) or delivery.first_failed_at is not None:
-        _keep_attempt(transaction, delivery, settlement, destinations.ids[delivery.destination], now, took)
-    freed = _settle(transaction, delivery, settlement, destinations, now)
+    destination_id = destinations.ids[delivery.destination]
+    old = _state_of(transaction, delivery, destination_id)
+    if not isinstance(settlement, Delivered) or delivery.first_failed_at is not None or old.ended:
+        _keep_attempt(transaction, delivery, settlement, destination_id, now, took)
+    freed = _settle(transaction, delivery, settlement, destination_id, old, destinations, now)
     if breaker is not None:
-        _keep_breaker(transaction, destinations.ids[delivery.destination], breaker.snapshot)
+        _keep_breaker(transaction, destination_id, breaker.snapshot)
     return freed
 
 
@@ -89,12 +92,16 @@ def _keep_attempt(
 
 
 def _settle(
-    transaction: Transaction, delivery: Delivery, settlement: Settlement, destinations: DestinationIds, now: int
+    transaction: Transaction,
+    delivery: Delivery,
+    settlement: Settlement,
+    destination_id: int,
+    old: DeliveryState,
+    destinations: DestinationIds,
+    now: int,
 ) -> tuple[Delivery, ...]:
     if isinstance(settlement, Redirect):
         return _redirect(transaction, delivery, settlement, destinations, now)
-    destination_id = destinations.ids[delivery.destination]
-    old = _state_of(transaction, delivery, destination_id)
     if isinstance(settlement, Delivered):
         return _deliver(transaction, delivery, settlement, destination_id, old, destinations, now)
     if old is not DeliveryState.READY:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from spool.live_calls import HeardCall, NewTurn
-from spool.records import Fragment, NewSpans, OwnedCall
+from spool.records import Delivered, Fragment, NewSpans, OwnedCall, RetryAt
 from spool.store import Spool
-from tests.spool.spool_parts import DETAIL, a_record, opened
+from tests.spool.spool_parts import DETAIL, ENDPOINT, NOW, a_record, opened
 
 LARGE, CALL = 64 << 20, OwnedCall("call")
 TABLES = ("records", "chunks", "deliveries WHERE state < 4", "trace_rows", "live_turns")
@@ -56,3 +56,24 @@ async def test_what_was_on_its_way_is_erased(
         await erase(spool)
         await posting
         assert await rows(spool) == 0
+
+
+async def test_what_is_confirmed_after_it_was_given_up_counts_as_delivered(tmp_path: Path) -> None:
+    """An attempt that was under way arrives all the same: whoever erases must know where something lies."""
+    async with opened(tmp_path) as spool:
+        (delivery,) = (await spool.accept(a_record("call"))).ready
+        await spool.erasures.order([CALL])
+        assert await spool.erasures.give_up(CALL) == [delivery.key]
+        assert await spool.erasures.delivered(CALL) == []
+        await spool.settle(delivery, Delivered(), took=5)
+        assert await spool.erasures.delivered(CALL) == [(ENDPOINT, 1)]
+        assert spool.stats().unaccounted == 0
+
+
+async def test_an_attempt_that_outlasts_its_record_leaves_nothing(tmp_path: Path) -> None:
+    """What an endpoint answers about a call that is erased is about nobody any more."""
+    async with opened(tmp_path) as spool:
+        (delivery,) = (await spool.accept(a_record("call"))).ready
+        await erase(spool)
+        await spool.settle(delivery, RetryAt(NOW, "HTTP 503: call is unknown"), took=5)
+        assert await spool.reader.ask("SELECT count(*) FROM attempts") == [(0,)]

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 import zstandard
+from aiohttp import web
 
 from bench.endpoint import Endpoint, Fault
 from gateway.operations.schemas import INDEX
@@ -202,6 +203,48 @@ async def test_posts_after_an_erasure_are_accepted_where_that_is_wanted(tmp_path
             assert answer.status == 404
         again: Reply = await gateway.post(call_log("gone-1"))
         assert (again.status, again.json["duplicate"]) == (202, False)
+
+
+@asynccontextmanager
+async def a_slow_endpoint() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
+    """Its URL; the first event is set when a call log arrived, which is taken once the second one is set."""
+    arrived, answer = asyncio.Event(), asyncio.Event()
+
+    async def take(request: web.Request) -> web.Response:
+        await request.read()
+        arrived.set()
+        await answer.wait()
+        return web.json_response({"success": True})
+
+    app = web.Application()
+    app.router.add_post("/send-call-log", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/send-call-log", arrived, answer
+    finally:
+        answer.set()
+        await runner.cleanup()
+
+
+@pytest.mark.slow
+async def test_what_arrives_during_an_erasure_is_in_its_report(tmp_path: Path) -> None:
+    """An attempt that is under way is waited for; the report says where the call log lies now."""
+    async with a_slow_endpoint() as (url, arrived, answer):
+        more = f'[[destinations]]\nname = "slow"\ntype = "http"\nurl = "{url}"'
+        async with a_gateway(tmp_path, more=more) as (gateway, _):
+            assert (await gateway.post(call_log("gone-1"))).status == 202
+            await arrived.wait()
+            erasing = asyncio.create_task(erased(gateway, "--call-id", "gone-1"))
+
+            async def given_up() -> bool:
+                slow = next(each for each in (await gateway.status())["destinations"] if each["name"] == "slow")
+                return any(lane["discarded"] for lane in slow["lanes"])
+
+            await until(given_up, "the delivery is given up")
+            answer.set()
+            assert place(await erasing, "slow")["found"] == {"delivered": 1}
 
 
 @pytest.mark.slow
