@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.runbooks import RUNBOOK_OF
 from spool.errors import SpoolError
 from uploaders.document.render import BadLocation
+from uploaders.stores.parts import moment
 from uploaders.stores.store import StoreError
 
 _encode = msgspec.json.Encoder().encode
@@ -97,9 +98,11 @@ async def form_of(request: web.Request) -> Mapping[str, str]:
     """The texts in the form of a request. Raises `BadRequest`."""
     try:
         fields = await request.post()
-    except (ValueError, LookupError, RuntimeError):  # no such charset, boundary or encoding of a part
+        texts = {name: value for name, value in fields.items() if isinstance(value, str)}
+        "".join(texts.values()).encode()
+    except (ValueError, LookupError, RuntimeError):  # no such charset, boundary or encoding of a part; half a character
         raise BadRequest("the form cannot be decoded as its content type says") from None
-    return {name: value for name, value in fields.items() if isinstance(value, str)}
+    return texts
 
 
 def check_parameters(request: web.Request, known: Collection[str]) -> None:
@@ -114,6 +117,17 @@ def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
     if not limit.isdecimal() or len(limit) > len(str(most)) or not 1 <= int(limit) <= most:
         raise BadRequest(f"limit should be a number from 1 to {most}")
     return int(limit)
+
+
+def time_of(given: str | float | None, name: str) -> int | None:
+    """The time (ms) that a query or an order gives under this name, as text or as a number. Raises `BadRequest`."""
+    if given is None:
+        return None
+    numeric = isinstance(given, str) and given.replace(".", "", 1).isdecimal()
+    at = moment(float(given) if numeric else given)
+    if at is None:
+        raise BadRequest(f"{name} should be a time, such as 2026-01-31T12:00:00Z or 1769860800")
+    return at
 
 
 async def streamed(

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from gateway.admin.answers import HEADERS, answer, limit_of, refused, streamed
+from gateway.admin.answers import HEADERS, answer, limit_of, refused, streamed, time_of
 from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
 from gateway.calllog.shape import is_dense
@@ -24,7 +24,7 @@ from spool.stats import TracedRecord
 from uploaders.document.render import BadLocation
 from uploaders.redact import redact
 from uploaders.stores.completion import CallState
-from uploaders.stores.parts import PartKind, moment
+from uploaders.stores.parts import PartKind
 from uploaders.stores.routing import CallReads
 from uploaders.stores.store import CallQuery, StoredCall, StoreError
 
@@ -190,23 +190,13 @@ def _query_of(query: Mapping[str, str]) -> CallQuery:
     return CallQuery(
         project=query.get("project", ""),
         limit=limit,
-        since=_time(query, "since"),
-        until=_time(query, "until"),
+        since=time_of(query.get("since"), "since"),
+        until=time_of(query.get("until"), "until"),
         agent_id=query.get("agent"),
         customer_number=query.get("number"),
         id_prefix=query.get("id_prefix"),
         state=None if state is None else CallState[state.upper()],
     )
-
-
-def _time(query: Mapping[str, str], name: str) -> int | None:
-    given = query.get(name)
-    if given is None:
-        return None
-    at = moment(float(given) if given.replace(".", "", 1).isdecimal() else given)
-    if at is None:
-        raise ValueError(f"{name} should be a time, such as 2026-01-31T12:00:00Z or 1769860800")
-    return at
 
 
 # A call log, read back for people: from the spool while its payload is there, else from the store.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from gateway.admin.answers import answer, check_parameters, order_of, refused
+from gateway.admin.answers import answer, check_parameters, order_of, refused, time_of
 from gateway.admin.audit import note
 from gateway.admin.auth import CALLER
 from gateway.admin.view import GatewayView
@@ -31,7 +31,6 @@ from gateway.operations.pipeline import (
 from gateway.trace import instant
 from uploaders.pipeline.models import ModelError
 from uploaders.redact import redact
-from uploaders.stores.parts import moment
 from uploaders.stores.pipeline import Callback, CallbackState, FoundInsight, JobState, Redo, TextQuery
 from uploaders.stores.store import StoreError
 
@@ -82,7 +81,7 @@ class PipelineHandlers:
         order = await order_of(request, SearchOrder)
         query = TextQuery(
             request[CALLER].tenant or order.project, order.text, _limited(order.limit), order.agent, order.number,
-            _time(order.since, "since"), _time(order.until, "until"),
+            time_of(order.since, "since"), time_of(order.until, "until"),
         )  # fmt: skip
         found = await pipeline.search(query)
         return answer(InsightList(tuple([_entry(each.call_id, msgspec.UNSET, each) for each in found])))
@@ -110,7 +109,7 @@ class PipelineHandlers:
         if order.state is not None and order.state.upper() not in JobState.__members__:
             raise ValueError(f"state should be one of {', '.join(JobState.__members__).lower()}")
         state = None if order.state is None else JobState[order.state.upper()]
-        selection = Redo(order.step, order.project, _time(order.since, "since"), state, order.source)
+        selection = Redo(order.step, order.project, time_of(order.since, "since"), state, order.source)
         plan = await pipeline.redo(selection, dry_run=order.dry_run)
         note(request, calls=plan.calls, dry_run=order.dry_run)
         return answer(RedoDone(plan.calls, plan.paid, order.dry_run))
@@ -188,16 +187,6 @@ def _limited(limit: int) -> int:
     if not 1 <= limit <= MOST:
         raise ValueError(f"limit should be a number from 1 to {MOST}")
     return limit
-
-
-def _time(given: str | float | None, name: str) -> int | None:
-    if given is None:
-        return None
-    numeric = isinstance(given, str) and given.replace(".", "", 1).isdecimal()
-    at = moment(float(given) if numeric else given)
-    if at is None:
-        raise ValueError(f"{name} should be a time, such as 2026-01-31T12:00:00Z or 1769860800")
-    return at
 
 
 def _entry(call_id: str, score: float | msgspec.UnsetType, insight: FoundInsight | None) -> InsightEntry:

@@ -91,6 +91,7 @@ async def test_what_is_not_there_is_answered_as_all_errors_are(
     [
         ("application/x-www-form-urlencoded; charset=nonsense", b"token=x"),
         ("application/x-www-form-urlencoded", b"token=\xff"),
+        ("application/x-www-form-urlencoded; charset=unicode_escape", b"token=\\ud800"),
         ("multipart/form-data", b"no boundary"),
         ("multipart/form-data; boundary=x", b"no part"),
         (
