@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.trace import RecordTrace, instant
+from gateway.trace import instant
+from gateway.trace_schemas import RecordTrace
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import CallSummary, StoredCall
 

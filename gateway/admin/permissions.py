@@ -27,7 +27,7 @@ from gateway.operations.schemas import (
 )
 from gateway.operations.tenants import Assigned, TenantList
 from gateway.schemas import error_response, json_content, ref
-from gateway.trace import CallTrace, NewestTraces
+from gateway.trace_schemas import CallTrace, NewestTraces
 
 JSON_TYPE = "application/json"
 

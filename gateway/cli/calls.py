@@ -18,7 +18,7 @@ from gateway.cli.client import Refused, admin_option, ask, download, explained, 
 from gateway.cli.output import Responsive, indented, output, plain, table
 from gateway.cli.tables import describe
 from gateway.operations.pipeline import InsightList
-from gateway.trace import CallTrace
+from gateway.trace_schemas import CallTrace
 from uploaders.stores.completion import CallState
 from uploaders.stores.spans import without_lone_surrogates
 

@@ -23,6 +23,7 @@ from config.values import (
     SPOOL_DIRECTORY,
     ListenAddress,
     parse_asked,
+    parse_duration,
     split_tokens,
 )
 from gateway.cli import Exit
@@ -81,6 +82,19 @@ class AddressType(click.ParamType[ListenAddress]):
         """The address that was typed; ends the command where it is none."""
         try:
             return parse_asked(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Span(click.ParamType[float]):
+    """A span of time as people write it, in seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds that were typed; ends the command where they are none."""
+        try:
+            return parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

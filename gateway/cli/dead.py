@@ -19,10 +19,20 @@ import msgspec
 
 from config.values import ListenAddress, split_tokens
 from gateway.cli import Exit
-from gateway.cli.client import NoGateway, Refused, admin_option, ask, download, explained, send, settings_of_gateway
+from gateway.cli.client import (
+    NoGateway,
+    Refused,
+    Span,
+    admin_option,
+    ask,
+    download,
+    explained,
+    send,
+    settings_of_gateway,
+)
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.output import complain, json_option, output, progress_bar, result
-from gateway.cli.tables import Span, dead_letters, entries, limit_option, list_entries, report, select_by, selecting
+from gateway.cli.tables import dead_letters, entries, limit_option, list_entries, report, select_by, selecting
 from gateway.formatting import bytes_text, count_text, counted
 from gateway.operations.schemas import (
     DOCUMENTS,

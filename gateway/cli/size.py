@@ -8,8 +8,8 @@ import msgspec
 
 from config.values import GB, HOUR, KB, MB, format_size, parse_size
 from gateway.cli import FiniteRange
+from gateway.cli.client import Span
 from gateway.cli.output import as_json, json_option, output, plain, print_json, table
-from gateway.cli.tables import Span
 from gateway.formatting import age_text, bytes_text
 
 RATIO = 5.0

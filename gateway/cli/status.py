@@ -13,10 +13,9 @@ from rich.text import Text
 
 from config.values import ListenAddress
 from gateway.cli import Exit, FiniteRange
-from gateway.cli.client import NoGateway, admin_option, ask, asks_stopped_spool, explained, tell
+from gateway.cli.client import NoGateway, Span, admin_option, ask, asks_stopped_spool, explained, tell
 from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
-from gateway.cli.tables import Span
 from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.schemas import (
     DestinationReport,

@@ -11,15 +11,15 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from config.values import ListenAddress, parse_duration
+from config.values import ListenAddress
 from gateway.cli import Exit
-from gateway.cli.client import Command, admin_option, ask, explained
+from gateway.cli.client import Command, Span, admin_option, ask, explained
 from gateway.cli.output import Responsive, complain, indented, output, plain, table
 from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.advice import ADVICE, by_kind
 from gateway.operations.schemas import DeliveryEntry, DeliveryPage, DeliveryReport, Select, Status
 from gateway.runbooks import Runbook
-from gateway.trace import CallTrace, RecordTrace, Stage
+from gateway.trace_schemas import CallTrace, RecordTrace, Stage
 from spool.records import Form
 
 SHOWN = 200
@@ -265,19 +265,6 @@ def _narrow_deliveries(record: RecordTrace) -> RenderableType:
 
 _decode_page = msgspec.json.Decoder(DeliveryPage).decode
 _decode_status = msgspec.json.Decoder(Status).decode
-
-
-class Span(click.ParamType[float]):
-    """A span of time as people write it, in seconds."""
-
-    name = "DURATION"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds that were typed; ends the command where they are none."""
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 _OPTIONS = (

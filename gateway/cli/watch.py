@@ -14,13 +14,12 @@ from rich.text import Text
 
 from config.values import ListenAddress
 from gateway.cli import Exit, FiniteRange
-from gateway.cli.client import NoGateway, admin_option, ask, asks_stopped_spool, explained
+from gateway.cli.client import NoGateway, Span, admin_option, ask, asks_stopped_spool, explained
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
 from gateway.cli.status import troubles
-from gateway.cli.tables import Span
 from gateway.formatting import age_text, bytes_text, count_text, counted
 from gateway.operations.schemas import Status
-from gateway.trace import NewestTraces, NumberedTrace, Stage
+from gateway.trace_schemas import NewestTraces, NumberedTrace, Stage
 
 WINDOW_SECONDS = 60.0
 """Over which rates are averaged."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway import schemas
 from gateway.schemas import error_response, json_content, ref
-from gateway.trace import CallTrace
+from gateway.trace_schemas import CallTrace
 
 _ABOUT = "Where agents post call logs. A 2xx means that the call log is on disk."
 _TOKEN: list[dict[str, list[str]]] = [{}, {"bearer": []}]

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
-from gateway.trace import RecordTrace
+from gateway.trace_schemas import RecordTrace
 
 LIMIT = 200
 """How many deliveries one request looks at, unless it asks for fewer: a request takes milliseconds, never long."""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.trace import Stage, instant, trace_of
+from gateway.trace import instant, trace_of
+from gateway.trace_schemas import Stage
 from spool.records import DeliveryState, Form, Fragment, StoredFragment
 from spool.stats import TracedDelivery
 from tests.admin.admin_app import NOW, traced, traced_delivery

@@ -12,7 +12,8 @@ from gateway.admin.page.layout import Page, data_block, sign_in_card
 from gateway.calllog.document import number_hint
 from gateway.calllog.story import OPERATIONS, Story, Turn
 from gateway.formatting import bytes_text, count_text
-from gateway.trace import AttemptTrace, attempts_of
+from gateway.trace import attempts_of
+from gateway.trace_schemas import AttemptTrace
 from spool.records import DeliveryState, Form, Outline
 from spool.stats import TracedDelivery, TracedRecord
 from uploaders.stores.parts import PartKind
