@@ -123,7 +123,8 @@ class App:
         await self.call_stores.stop()
 
     async def stop_listening(self, drain_seconds: float) -> int:
-        """Stop every listener of posts; see `IntakeServer.stop`. They share one gate, so both drain together."""
+        """Stop every way in; see `IntakeServer.stop`. The listeners share one gate, so both drain together."""
+        await self.outboxes.stop(drain_seconds)
         cut_off = await self.intake.stop(drain_seconds)
         if self.webhooks is not None:
             await self.webhooks.stop(0.0)

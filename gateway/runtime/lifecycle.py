@@ -278,7 +278,6 @@ class Gateway:
         if await _first(app.dispatcher.stop(RELOAD_SECONDS), self._told_to_stop.wait()) == 1:
             await app.dispatcher.stop(0.0)
         self._lifecycle = Lifecycle(Phase.STARTING, ("the settings are being reloaded",))
-        await app.outboxes.stop(GRACE_SECONDS)
         listening_socket = app.intake.dup_listening_socket()
         await app.stop_listening(GRACE_SECONDS)
         await app.stop_stores(GRACE_SECONDS)
@@ -309,7 +308,6 @@ class Gateway:
         _log.info("stopping", open_calls=self._open_calls(app))
         kept_back = GRACE_SECONDS + (shutdown.evacuate_within if shutdown.evacuate_to else 0.0)
         await self._drain(lambda: self._drained(app), deadline - kept_back)
-        await app.outboxes.stop(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         cut_off = await app.stop_listening(0.0 if self._hurried.is_set() else GRACE_SECONDS)
         if shutdown.evacuate_to is not None and not self._hurried.is_set() and _queued(app):
             await self._evacuate(app, shutdown.evacuate_to, deadline - GRACE_SECONDS)

@@ -89,3 +89,28 @@ async def arrived(endpoint: Endpoint, call_id: str) -> bool:
 
 async def outboxes_are(gateway: GatewayProcess, *expected: tuple[str, int]) -> bool:
     return [(one["state"], one["rescued"]) for one in (await gateway.status())["outboxes"]] == list(expected)
+
+
+async def test_a_spool_that_is_opened_anew_has_one_watch(tmp_path: Path) -> None:
+    """Whoever watched for the spool before it would claim rows that it can put nowhere."""
+    outbox = tmp_path / "outbox.db"
+    settings = {
+        "CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/",
+        "CALLSPOOL_WHISPEY_OUTBOX": str(outbox),
+        "CALLSPOOL_WHISPEY_OUTBOX_INTERVAL": "0.2s",
+    }
+    async with GatewayProcess(tmp_path / "gateway", settings) as gateway:
+        assert (await gateway.post({"call_id": "call-1"})).status == 202
+        log = gateway.spool / "spool.db-wal"
+        log.unlink()
+
+        async def opened_anew() -> bool:
+            return (await gateway.post({"call_id": "call-2"})).status == 202 and log.exists()
+
+        await until(opened_anew, "the spool was opened anew")
+        for _ in range(3):
+            outbox.symlink_to("elsewhere")
+            await until(lambda: outboxes_are(gateway, ("unusable", 0)), "a link is no outbox")
+            outbox.unlink()
+            await until(lambda: outboxes_are(gateway, ("missing", 0)), "it is gone")
+        assert len(gateway.events("outbox_not_taken")) == 3
