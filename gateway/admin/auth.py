@@ -132,9 +132,10 @@ class GuessLimit:
         return self._free_at.get(sender, 0.0) - now <= (self._burst - 1) * self._seconds
 
     def failed(self, address: str) -> None:
-        """This address tried a wrong one."""
+        """This address tried a wrong one; not noted of an unknown one while so many are."""
         now, sender = self._clock(), _sender(address)
-        self._free_at[sender] = max(now, self._free_at.get(sender, now)) + self._seconds
+        if sender in self._free_at or len(self._free_at) < self.MOST:
+            self._free_at[sender] = max(now, self._free_at.get(sender, now)) + self._seconds
 
 
 def _sender(address: str) -> str:
