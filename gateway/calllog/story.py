@@ -310,7 +310,7 @@ def _spans(captured: Sequence[_Captured], said: Sequence[_Said], started: float)
     places = {identity: place for place, identity in enumerate(identities) if identity}
     parents = [places.get(span.parent_span_id or "", -1) for span in captured]
     parents = [-1 if parent == place else parent for place, parent in enumerate(parents)]
-    starts = [(span.moment - started) * 1000 for span in captured]
+    starts = [(span.moment - started) * 1000 if span.moment else 0.0 for span in captured]
     turns = _turns_of(captured, identities, parents, starts, said, started)
     return [
         Span(

@@ -117,3 +117,11 @@ def test_numbers_are_kept_without_their_middle() -> None:
     """Nobody can be called by a hint."""
     hints = [number_hint(number) for number in ("+1 555 0100 100", "+4930123456", "1234567", "", "sip:a@b.example")]
     assert hints == ["+1 •••• 100", "+4 •••• 456", "•••• 67", "•••• ", "si •••• ple"]
+
+
+def test_a_span_that_does_not_say_when_it_began_stands_at_the_start() -> None:
+    """Not decades before it, which no axis could show."""
+    call = {"call_started_at": 1_795_889_904, "telemetry_data": {"session_traces": [{"name": "x", "duration_ms": 5}]}}
+    story = story_of([as_json(call)])
+    assert story is not None
+    assert [(span.start, span.took) for span in story.spans] == [(0.0, 5.0)]

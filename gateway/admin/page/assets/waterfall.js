@@ -119,7 +119,7 @@ function paint() {
 
 function paintAxis() {
   const wide = at("axis").clientWidth, wanted = (to - from) / Math.max(2, wide / 90);
-  const step = [100, 200, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000].find((each) => each >= wanted) ?? 120000;
+  const step = [100, 200, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000].find((each) => each >= wanted) ?? Math.ceil(wanted / 120000) * 120000;
   at("axis").replaceChildren();
   for (let ms = Math.ceil(from / step) * step; ms < to; ms += step) {
     const tick = element("span", compared ? (ms === 0 ? "0 end of speech" : `${ms > 0 ? "+" : "−"}${Math.abs(ms) / 1000} s`) : step < 1000 ? `${length(ms / 1000)}.${Math.floor(ms % 1000 / 100)}` : length(ms / 1000));
