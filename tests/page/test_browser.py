@@ -40,6 +40,21 @@ _EVENTS = """async (count) => {
   await settled();
 }"""
 """As many events of the status, and samples, as in so many minutes."""
+_COUNT_STREAMS = """
+  window.streams = [];
+  window.EventSource = class extends EventSource {
+    constructor(address) {
+      super(address);
+      window.streams.push(this);
+      this.addEventListener("error", () => { window.closedAt ??= performance.now(); });
+    }
+  };
+  window.hide = (hidden) => {
+    Object.defineProperty(document, "hidden", { configurable: true, value: hidden });
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+"""
+"""Keeps all streams that a page opens; and hides it, as another tab would."""
 pytestmark = pytest.mark.slow
 Open = Callable[..., Any]
 
@@ -195,6 +210,33 @@ def test_one_call_shows_what_was_said_and_what_was_slow(open_page: Open) -> None
     assert "view=clock" in page.url
     page.click("#tab-raw")
     page.wait_for_selector("#json:has-text('call_id')")
+
+
+@pytest.mark.parametrize("view", ["", "?view=clock"])
+def test_a_span_that_lies_far_away_makes_no_axis_without_end(world: World, open_page: Open, view: str) -> None:
+    """Whatever an agent writes, the axis has as many ticks as there is room for."""
+    call = make_call(f"far-{time.time_ns()}", turns=2)
+    spans = call["telemetry_data"]["session_traces"]
+    spans.append({**spans[-1], "start_time_ns": spans[-1]["start_time_ns"] + 90 * 24 * 3600 * 10**9})
+    world.post(call)
+    page = open_page(f"/calls/{call['call_id']}{view}")
+    page.wait_for_selector("#rows .row")
+    assert 1 < page.locator("#axis span").count() < 50
+
+
+def test_a_page_that_is_shown_again_follows_once(open_page: Open) -> None:
+    """Also after an answer that was no stream, whose next try was due meanwhile."""
+    page = open_page()
+    page.wait_for_selector(".live:has-text('live,')")
+    page.add_init_script(_COUNT_STREAMS)
+    page.route("**/api/events", lambda route: route.fulfill(status=502, body=""), times=1)
+    page.reload()
+    page.wait_for_function("window.streams[0]?.readyState === EventSource.CLOSED")
+    page.evaluate("hide(true)")
+    page.evaluate("hide(false)")
+    page.wait_for_selector(".live:has-text('live,')")
+    page.wait_for_function("performance.now() - window.closedAt > 3500")
+    assert page.evaluate("window.streams.filter((each) => each.readyState !== EventSource.CLOSED).length") == 1
 
 
 def test_dead_letters_are_replayed_after_a_dry_run(world: World, open_page: Open) -> None:

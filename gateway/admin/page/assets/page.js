@@ -134,7 +134,7 @@ function follow() {
   stream = new EventSource("/api/events");
   stream.addEventListener("beat", heard);
   // A browser tries again by itself, but not after an answer that is no stream: of a proxy, or of too many pages.
-  stream.addEventListener("error", () => { if (stream?.readyState === EventSource.CLOSED) setTimeout(() => { if (!document.hidden) follow(); }, 3000); });
+  stream.addEventListener("error", () => { if (stream?.readyState === EventSource.CLOSED) setTimeout(() => { if (stream?.readyState === EventSource.CLOSED) follow(); }, 3000); });
   stream.addEventListener("status", (event) => { heard(event); refresh(); });
   stream.addEventListener("sample", (event) => {
     heardAt = Date.now();
