@@ -235,7 +235,7 @@ class Metrics(SpoolMetrics):
         self._admin_refusals = self._counter(
             "admin_refusals",
             "Requests that the admin listener refused, by reason: no_token, wrong_token, too_many_guesses, "
-            "remote, host or cross_site.",
+            "role, tenant, csrf, remote, host or cross_site.",
             "reason",
         )
 
