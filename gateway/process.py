@@ -288,7 +288,7 @@ class Systemd:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.settimeout(_SEND_SECONDS)
-                sender.sendto(message.encode(), address)
+                sender.sendto(message.encode(errors="backslashreplace"), address)
             self._failing = False
         except OSError as error:
             if not self._failing:  # systemd restarts whom it does not hear of

@@ -43,10 +43,10 @@ async def test_the_event_loop_gives_signs_of_life(manager: tuple[str, socket.soc
     """Twice in the time of the watchdog, with more time while it starts, and a status when that has changed."""
     address, listener = manager
     systemd = Systemd(address, watchdog_seconds=0.02)
-    status = "starting;\n none"
+    status = "starting;\n none \udcff"
     async with systemd.kept_informed(lambda: status):
         first = (await asyncio.to_thread(listener.recv, 4096)).decode().splitlines()
-        assert first == ["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=40000", "STATUS=starting; none"]
+        assert first == ["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=40000", "STATUS=starting; none \\udcff"]
         systemd.ready()
         status = "running"
         while (heard := (await asyncio.to_thread(listener.recv, 4096)).decode()) != "WATCHDOG=1\nSTATUS=running":
