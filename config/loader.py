@@ -21,7 +21,6 @@ from config.catalogue import (
     DEFAULTS_VARIABLE,
     PREFIX,
     fields_in_order,
-    nested_model,
     scalar_settings,
     secret_paths,
     secret_variables,
@@ -194,7 +193,7 @@ class EffectiveSetting:
 
 
 def effective_settings(loaded: Loaded) -> tuple[EffectiveSetting, ...]:
-    """Every setting, those of each destination included, in the order of the documentation."""
+    """Every setting, those of each source, destination and tenant included, in the order of the documentation."""
     return tuple(_all(loaded))
 
 
@@ -208,12 +207,14 @@ def _all(loaded: Loaded) -> Iterator[EffectiveSetting]:
         yield from _below(source, f"sources[{source.name}]", ("sources", index), loaded)
     for index, destination in enumerate(settings.destinations):
         yield from _below(destination, f"destinations[{destination.name}]", ("destinations", index), loaded)
+    for name, tenant in settings.tenants.items():
+        yield from _below(tenant, f"tenants.{name}", ("tenants", name), loaded)
 
 
 def _below(table: BaseModel, key: str, path: KeyPath, loaded: Loaded) -> Iterator[EffectiveSetting]:
     for name, field in fields_in_order(type(table)):
         value = getattr(table, name)
-        if nested_model(field) is not None:
+        if isinstance(value, BaseModel):
             yield from _below(value, f"{key}.{name}", (*path, name), loaded)
         else:
             origin = _origin(loaded, (*path, name))

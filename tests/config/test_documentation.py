@@ -14,6 +14,7 @@ from config.catalogue import (
     variables,
 )
 from config.loader import effective_settings, load, read_environment
+from tests.config.conftest import WriteFile
 
 STABLE_VARIABLES = {
     "CALLSPOOL_ENDPOINT_URL": "destinations[type=http].url",
@@ -85,3 +86,20 @@ def test_what_is_in_effect_is_listed_with_its_origin_and_without_secrets() -> No
     assert listed["destinations[local].path"].value == "./callspool-data/delivered"
     assert listed["destinations[local].path"].origin == "--local"
     assert {setting.key for setting in scalar_settings()} <= set(listed)
+
+
+def test_tenants_are_listed_as_well(write_file: WriteFile) -> None:
+    """Whose calls they are is a setting like any other: shown with its origin, and without secrets."""
+    file = write_file("""
+        [tenants.acme]
+        agents = ["acme-*", "a-1"]
+        read_token = "hidden-hidden-hidden"
+        redaction.detect = ["email"]
+    """)
+    listed = {each.key: each for each in effective_settings(load(file, {}, local=True))}
+    assert "hidden" not in "".join(each.value for each in listed.values())
+    assert listed["tenants.acme.read_token"].value == "***"
+    agents = listed["tenants.acme.agents"]
+    assert (agents.value, agents.origin) == ("acme-*, a-1", str(file))
+    assert listed["tenants.acme.redaction.detect"].value == "email"
+    assert listed["tenants.acme.weight"].origin == "default"
