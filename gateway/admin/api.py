@@ -232,10 +232,12 @@ async def _as_lines(request: web.Request, reported: AsyncGenerator[msgspec.Struc
                     break
                 await response.write(_encode(line) + b"\n")
                 following = asyncio.ensure_future(anext(lines, None))
+            await response.write_eof()
+        except ConnectionError:
+            note(request, outcome="aborted")
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
-    await response.write_eof()
     return response
 
 

@@ -129,7 +129,7 @@ class AuditLog:
 
 
 def note(request: web.Request, **facts: object) -> None:
-    """Add to the entry about this request what it was about, or what came of it."""
+    """Add to the entry about this request what it was about, or what came of it, such as another `outcome`."""
     request.setdefault(_FACTS, {}).update(facts)
 
 
@@ -155,4 +155,4 @@ async def audited(
         facts: dict[str, Any] = request.get(_FACTS, {})
         result = {"outcome": outcome, "status": response and response.status, "code": response and response.get(CODE)}
         entry = {"action": action, **who, "request": f"{request.method} {request.path_qs[:_LONGEST_PATH]}"}
-        log.record({name: value for name, value in {**entry, **facts, **result}.items() if value is not None})
+        log.record({name: value for name, value in {**entry, **facts, **result, **facts}.items() if value is not None})

@@ -4,17 +4,21 @@ import asyncio
 import json
 import os
 import stat
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from aiohttp import web
 from pytest_aiohttp import AiohttpClient
 
-from gateway.admin.audit import AuditFile, AuditLog
+from gateway.admin.api import _as_lines
+from gateway.admin.audit import AuditFile, AuditLog, audited
 from gateway.admin.auth import token_id
 from gateway.admin.permissions import Role
 from gateway.logs import LineQueue
+from gateway.operations.erasure import ErasureProgress
 from tests.admin.admin_app import AUTHORIZED, AdminFigures, AskedSpoolAdmin, spool_admin
 
 OPERATOR, READER = "operator-" * 2, "reader-" * 3
@@ -149,3 +153,31 @@ async def test_a_full_queue_drops_and_counts() -> None:
     stuck.set()
     assert await asyncio.to_thread(queue.wait_until_written, 5.0)
     assert queue.dropped == 5
+
+
+async def test_an_order_ends_with_its_client(aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever stops waiting for the report ends the order: that is in the audit log, and no error in the log."""
+    ended = asyncio.Event()
+
+    async def without_end() -> AsyncGenerator[ErasureProgress, None]:
+        try:
+            while True:
+                yield ErasureProgress("erasing", 0, 1)
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    async def order(request: web.Request) -> web.StreamResponse:
+        return await audited(AuditLog(), "erase", {}, request, lambda _: _as_lines(request, without_end()), None)
+
+    app = web.Application()
+    app.router.add_post("/", order)
+    client = await aiohttp_client(app)
+    with structlog.testing.capture_logs() as logged:
+        answer = await client.post("/")
+        await answer.content.readline()
+        answer.close()
+        await ended.wait()
+        await client.close()
+    assert [(line["action"], line["outcome"]) for line in logged if line["event"] == "audit"] == [("erase", "aborted")]
+    assert not caplog.records
