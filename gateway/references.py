@@ -28,6 +28,8 @@ from uploaders.s3.errors import NoSuchObject, S3Failure
 
 MISSING_SECONDS: Final = 24 * 3600.0
 """How long an object that is not there (yet) is asked for."""
+MOST_NOTE_BYTES: Final = 1 << 20
+"""A larger note is not read into memory: the SDK's have a few hundred bytes."""
 
 
 class ReferenceFailure(Exception):
@@ -130,6 +132,8 @@ class ReferenceUploader:
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Read the object and make it durable; only then is the note done with."""
         record = delivery.record
+        if record.raw_bytes > MOST_NOTE_BYTES:
+            return Refused(f"the reference is too large: {record.raw_bytes:,} of at most {MOST_NOTE_BYTES:,} bytes")
         note = b"".join([piece async for piece in decoded_document(delivery, self._payloads.frames)])
         try:
             arrival = Arrival(owner=Owner(record.tenant, record.principal or ""), via=record.via)

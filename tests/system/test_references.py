@@ -64,6 +64,7 @@ async def test_what_references_name_reaches_the_store(tmp_path: Path, weed: Serv
         await post(receiver, note("other", "small", "forbidden"))
         await post(receiver, note(bucket, "garbage", "garbage"))
         await post(receiver, note(bucket, "small", "stranger"))
+        await post(receiver, {**note(bucket, "small", "stuffed"), "more": "x" * 2_000_000})
         await receiver.has("large", "ended", detail=True)
         await receiver.has("small", "open")
         await put("later", make_call_log(2_000, seed=2, call_id="later"))
@@ -78,6 +79,7 @@ async def test_what_references_name_reaches_the_store(tmp_path: Path, weed: Serv
         assert "references.buckets does not name it" in await fault(receiver, "forbidden")
         assert "The JSON is broken" in await fault(receiver, "garbage")
         assert "about another call" in await fault(receiver, "stranger")
+        assert "the reference is too large" in await fault(receiver, "stuffed")
         assert await receiver.metric("callspool_reference_download_seconds_count") >= 4
         assert await receiver.metric("callspool_unaccounted_records") == 0
 
