@@ -281,7 +281,9 @@ def _look_of(attempt: AttemptTrace) -> str:
 def _next(one: TracedDelivery, view: CallView) -> Html | None:
     if one.state is DeliveryState.DEAD:
         return tag(
-            "p", tag("a", "Decide under Dead letters", href=f"/dead?destination={one.destination}"), class_="soft"
+            "p",
+            tag("a", "Decide under Dead letters", href=f"/dead?{urlencode({'destination': one.destination})}"),
+            class_="soft",
         )
     pause = view.paused_until.get(one.destination, 0)
     if one.state is not DeliveryState.READY or not (one.attempts or pause):
