@@ -274,15 +274,16 @@ class Gateway:
 
     async def _apply(self, app: App) -> socket.socket | None:
         """Let what is under way come to its end, posts and deliveries; agents that connect meanwhile wait."""
-        self._told_to_reload.clear()
         if await _first(app.dispatcher.stop(RELOAD_SECONDS), self._told_to_stop.wait()) == 1:
             await app.dispatcher.stop(0.0)
         self._lifecycle = Lifecycle(Phase.STARTING, ("the settings are being reloaded",))
         listening_socket = app.intake.dup_listening_socket()
         await app.stop_listening(GRACE_SECONDS)
         await app.stop_stores(GRACE_SECONDS)
+        # Those of a reload that was asked for meanwhile are the newest: it has nothing left to apply.
         self._before, self._loaded = self._loaded, self._after or self._loaded
         self._after = None
+        self._told_to_reload.clear()
         return listening_socket
 
     async def _go_back(self, app: App, error: Exception) -> socket.socket | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.calllogs import make_call_log
-from bench.endpoint import Endpoint
+from bench.endpoint import Endpoint, Fault
 from tests.system.gateway_process import GatewayProcess
 from tests.system.waiting import until
 
@@ -77,6 +77,44 @@ async def test_other_settings_are_applied_whole_and_lose_nothing(tmp_path: Path)
             await second.wait_until(lambda: "c4" in {arrival.call_id for arrival in second.accepted})
             assert await gateway.metric("callspool_unaccounted_records") == 0
             assert {one["name"] for one in (await gateway.status())["destinations"] if one["configured"]} == {"b"}
+
+
+@pytest.mark.slow
+async def test_a_reload_during_another_one_is_applied_with_it(tmp_path: Path) -> None:
+    """Both wait for the same delivery: the gateway starts once, with the settings of the second."""
+    file = tmp_path / "callspool.toml"
+    async with Endpoint(fault=Fault("hang")) as endpoint:
+
+        async def reload(token: str) -> None:
+            file.write_text(DESTINATION.format(token=token, name="a", url=endpoint.url))
+            await gateway.command("reload", *gateway.admin)
+
+        async def under_way() -> bool:
+            (only,) = (await gateway.status())["destinations"]
+            return any(lane["in_flight"] for lane in only["lanes"])
+
+        file.write_text(DESTINATION.format(token="one", name="a", url=endpoint.url))
+        async with GatewayProcess(tmp_path / "gateway", {"CALLSPOOL_CONFIG": str(file)}) as gateway:
+            assert await posted(gateway, 1, "one") == 202
+            await until(under_way, "the endpoint keeps a delivery waiting")
+            await reload("two")
+            await reload("three")
+            endpoint.set_fault(Fault())
+            await until(lambda: accepts(gateway, "three"), "the newest token is accepted", deadline=20)
+            await reload("four")
+            await until(lambda: accepts(gateway, "four"), "the next one is, too", deadline=20)
+            await until(lambda: has_started(gateway, 3), "the gateway runs")
+
+
+async def accepts(gateway: GatewayProcess, token: str) -> bool:
+    return await posted(gateway, 2, token) == 202
+
+
+async def has_started(gateway: GatewayProcess, times: int) -> bool:
+    """So often, and not once more."""
+    started = len(gateway.events("running"))
+    assert started <= times
+    return started == times
 
 
 @pytest.mark.slow
