@@ -17,7 +17,7 @@ from config.types import (
     Words,
     checked_key,
 )
-from config.values import HOUR, MINUTE
+from config.values import HOUR, MINUTE, crosses_network_in_clear
 from uploaders.stores.options import Reads
 
 
@@ -71,6 +71,13 @@ class ReferenceSettings(Table):
     """The most objects that are read at once."""
     customer_key: Annotated[SecretStr | None, AfterValidator(checked_key)] = None
     """Your key, if the objects are encrypted with one (SSE-C): base64 of 32 bytes."""
+
+    @field_validator("customer_key")
+    @classmethod
+    def _key_stays_secret(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if key is not None and crosses_network_in_clear(info.data.get("endpoint_url")):
+            raise ValueError("goes with each request: `endpoint_url` has to be https")
+        return key
 
 
 class WorkSettings(Table):

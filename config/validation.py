@@ -15,7 +15,7 @@ from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, f
 from config.settings import Settings, listeners_of
 from config.sources import ProviderName, SourceSettings
 from config.types import LEAST_TOKEN
-from config.values import MASK, mask_address
+from config.values import MASK, crosses_network_in_clear, mask_address
 from uploaders.upload_hosts import UploadHosts
 
 _LONGEST_VALUE = 80
@@ -107,6 +107,7 @@ def warnings(settings: Settings) -> tuple[str, ...]:
     return (
         *_listener_warnings(settings),
         *_source_warnings(settings),
+        *_reference_warnings(settings),
         *_warnings_without_a_store(settings),
         *chain.from_iterable(
             each.warnings(core_max_bytes=settings.split.core_max_bytes) for each in settings.destinations
@@ -138,6 +139,11 @@ def _source_warnings(settings: Settings) -> Iterator[str]:
             "webhooks.recording_hosts allows 169.254.169.254, where clouds give out credentials: a provider may name "
             "it as the address of a recording"
         )
+
+
+def _reference_warnings(settings: Settings) -> Iterator[str]:
+    if settings.references.buckets and crosses_network_in_clear(settings.references.endpoint_url):
+        yield "references.endpoint_url is not https: call logs cross the network readable by anyone on the way"
 
 
 def _listener_warnings(settings: Settings) -> Iterator[str]:

@@ -14,6 +14,7 @@ from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryp
 
 KEY = "a2V5IG9mIHRoaXJ0eS10d28gYnl0ZXMsIGZvciBTMyE="
 ENDPOINT = {"CALLSPOOL_ENDPOINT_URL": "https://host/dev/send-call-log"}
+STORE = {"CALLSPOOL_DATABASE_URL": "sqlite:///calls.db"}
 BUCKET = {"CALLSPOOL_S3_BUCKET": "calls"}
 HTTP = '[[destinations]]\nname = "{name}"\ntype = "http"\nurl = "https://host/dev/send-call-log"\n'
 S3 = '[[destinations]]\nname = "{name}"\ntype = "s3"\nbucket = "calls"\n'
@@ -153,3 +154,18 @@ def test_a_bucket_over_a_readable_line_is_allowed_with_a_warning(url: str, said:
     """Signatures protect credentials, not call logs; on this machine there is nobody on the way."""
     warnings = load(None, {**BUCKET, "CALLSPOOL_S3_ENDPOINT_URL": url}).warnings
     assert any("destinations[s3].endpoint_url is not https" in each for each in warnings) is said
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("http://minio:9000", True), ("https://minio:9000", False), ("http://127.0.0.1:9000", False)]
+)
+def test_references_are_read_over_such_a_line_as_well_but_without_a_key(url: str, said: bool) -> None:
+    """A key of one's own goes with each request: whoever is on the way would have it."""
+    given = {**STORE, "CALLSPOOL_REFERENCES_BUCKETS": "calls", "CALLSPOOL_REFERENCES_ENDPOINT_URL": url}
+    warnings = load(None, given).warnings
+    assert any("references.endpoint_url is not https" in each for each in warnings) is said
+    given["CALLSPOOL_REFERENCES_CUSTOMER_KEY"] = KEY
+    if said:
+        assert list(problems(None, given)) == ["references.customer_key"]
+    else:
+        assert load(None, given).settings.references.customer_key is not None
