@@ -257,7 +257,7 @@ class Recorder:
         self, stats: Callable[[], SpoolStats], destinations: Callable[[], tuple[DestinationStatus, ...]]
     ) -> None:
         """A sample at the end of each minute, until cancelled."""
-        self._before = self._totals(stats())
+        self._before = self._before or self._totals(stats())
         while True:
             now = self._clock()
             await asyncio.sleep((MINUTE - now % MINUTE) / 1000 + 0.01)

@@ -125,6 +125,19 @@ async def test_a_sample_counts_what_happened_in_its_minute(tmp_path: Path) -> No
     assert read_history(tmp_path, clock[0])[1].outages[0].reason == ENDPOINT_DOWN.reason
 
 
+async def test_what_came_before_a_reload_counts_in_its_minute() -> None:
+    """A reload takes the samples up where it left them."""
+    metrics = Metrics()
+    recorder = Recorder(metrics, RecentEvents(lambda: NOW), lambda: NOW)
+    for _ in range(2):
+        sampling = asyncio.create_task(recorder.run(lambda: STATS, lambda: ()))
+        await asyncio.sleep(0)
+        sampling.cancel()
+        metrics.payload(1, 1)
+    await recorder.take(STATS, ())
+    assert recorder.history.samples[-1].accepted == 2
+
+
 async def test_what_is_shown_changes_on_the_event_loop_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that reads the samples, and an event that comes meanwhile, meet no other thread: only files are its."""
     events, here, threads = RecentEvents(lambda: NOW), threading.get_ident(), list[int]()
