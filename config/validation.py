@@ -14,6 +14,7 @@ from config.destinations.stores import StoreTable
 from config.layers import KeyPath, Layer, Problem, did_you_mean, first_origin, first_value, readable
 from config.settings import Settings, listeners_of
 from config.sources import ProviderName, SourceSettings
+from config.tenants import TenantSettings
 from config.types import LEAST_TOKEN
 from config.values import MASK, crosses_network_in_clear, mask_address
 from uploaders.upload_hosts import UploadHosts
@@ -90,6 +91,8 @@ def _fields_of(path: KeyPath, layers: Sequence[Layer]) -> Mapping[str, FieldInfo
     for depth, step in enumerate(path):
         if isinstance(step, int) and path[0] == "sources":
             model = SourceSettings
+        elif path[:depth] == ("tenants",):
+            model = TenantSettings
         elif isinstance(step, int):
             tag = first_value(layers, (*path[: depth + 1], "type"))
             model = next((each for each in DESTINATION_TYPES if type_name(each) == tag), DestinationTable)

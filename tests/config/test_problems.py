@@ -65,6 +65,7 @@ def test_everything_wrong_is_told_at_once(write_file: WriteFile) -> None:
         ("[intake]\nzzz = 1", "intake.zzz", "is unknown"),
         ("[spool]\ndirectory = 1", "spool.directory", "is unknown; did you mean dir?"),
         ("[intak]", "intak", "is unknown; did you mean intake?"),
+        ("[tenants.acme]\nagent = 'a'", "tenants.acme.agent", "is unknown; did you mean agents?"),
         ("intake = 3", "intake", "should be a table"),
         ("destinations = 3", "destinations", "should be an array of tables: [[destinations]]"),
         ("[log]\nlevel = 'loud'", "log.level", "should be 'debug', 'info', 'warning' or 'error'"),
@@ -112,6 +113,13 @@ def test_a_secret_is_in_no_message(write_file: WriteFile) -> None:
     found = problems(file, {"CALLSPOOL_INTAKE_TOKE": "hush"})
     assert {"intake.token", "intake.tokn", "destinations[a].token"} <= set(found)
     assert "hush" not in "\n".join(str(problem) for problem in found.values())
+
+
+def test_what_a_tenant_has_is_shown_but_for_its_secrets(write_file: WriteFile) -> None:
+    """As everywhere else."""
+    found = problems(write_file("[tenants.acme]\nweight = 0\nread_token = 'hush'\n"))
+    assert found["tenants.acme.weight"].value == "0"
+    assert found["tenants.acme.read_token"].value == "***"
 
 
 def test_a_long_value_is_cut() -> None:
