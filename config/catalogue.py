@@ -19,6 +19,7 @@ from config.layers import KeyPath
 from config.settings import Settings
 from config.shortcuts import DATABASE_VARIABLE, SHORTCUTS, shortcut_variable
 from config.sources import SECRET_SOURCE_VARIABLES, SOURCE_VARIABLES, SourceSettings
+from config.tenants import TenantSettings
 from config.types import Shown, Variable
 from config.values import MASK
 
@@ -110,6 +111,11 @@ def secret_paths(tree: Mapping[str, Any]) -> Iterator[KeyPath]:
         for index in range(len(tables) if isinstance(tables, list) else 0):
             for path in below:
                 yield (name, index, *path)
+    tenants = tree.get("tenants")
+    for tenant in tenants if isinstance(tenants, dict) else ():
+        yield from (
+            ("tenants", tenant, name) for name, field in TenantSettings.model_fields.items() if is_secret(field)
+        )
 
 
 def shown(value: object, field: FieldInfo) -> str:

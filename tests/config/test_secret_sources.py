@@ -180,6 +180,19 @@ def test_a_file_that_everybody_can_read_is_named(secret: Path, write_file: Write
     assert load(file, ENDPOINT).warnings == ()
 
 
+def test_the_secrets_of_tenants_have_the_same_sources(secret: Path, write_file: WriteFile) -> None:
+    """A file or a command; and a configuration that holds them is for its owner alone."""
+    text = "[tenants.acme]\nread_token{} = {}\n"
+    loaded = load(write_file(text.format("_file", f'"{secret}"')), ENDPOINT)
+    assert [token.get_secret_value() for token in loaded.settings.tenants["acme"].read_token] == [OLD, NEW]
+    assert secret in loaded.files
+    assert loaded.warnings == ()
+    file = write_file(text.format("", f'"{OLD}"'))
+    file.chmod(0o644)
+    (warning,) = load(file, ENDPOINT).warnings
+    assert f"chmod o-rwx {file}" in warning
+
+
 @pytest.mark.parametrize("token", ["short", "fifteen-chars-x", "sixteen chars xx", "sixteen-chars-x\u00fc"])
 def test_a_token_has_sixteen_visible_characters(write_file: WriteFile, token: str) -> None:
     """A shorter one could be guessed; it is refused, and never shown."""
