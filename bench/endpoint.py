@@ -94,6 +94,8 @@ class Endpoint:
     connections: set[int] = field(default_factory=set)
     """One entry for every TCP connection that carried a request."""
     storage: Storage = field(default_factory=Storage)
+    under_way: int = 0
+    """How many requests it is reading or answering."""
 
     def __post_init__(self) -> None:
         self._cores: set[str] = set()
@@ -190,7 +192,15 @@ class Endpoint:
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers)
         self.connections.add(id(request.transport))
+        self.under_way += 1
         self._tell()
+        try:
+            return await self._reply(request)
+        finally:
+            self.under_way -= 1
+            self._tell()
+
+    async def _reply(self, request: web.Request) -> web.StreamResponse:
         body = await self._read(request)
         if body is None:
             return web.Response(status=413, text="Request Entity Too Large")

@@ -69,6 +69,7 @@ async def _die_and_come_back(gateway: GatewayProcess, agents: Agents, rng: Rando
     accepted, settled, faults = await asyncio.to_thread(_look, gateway.spool, copy)
     assert acknowledged <= accepted, "acknowledged before it was durable"
     assert not faults
+    await agents.endpoint.wait_until(lambda: not agents.endpoint.under_way)
     await gateway.start()
     return settled
 
