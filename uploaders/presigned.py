@@ -307,7 +307,7 @@ def judge_upload(answer: Answer, location: str | None, *, now: int) -> Outcome:
     if 200 <= answer.status < 300:
         reading = read(answer)
         is_error = _CODE.search(answer.body) is not None
-        if reading.verdict is Verdict.CONFIRMED and reading.wrapped is None and not is_error:
+        if reading.verdict is Verdict.CONFIRMED and not is_error:
             return Delivered(location)
         if reading.verdict is Verdict.WEB_PAGE and not is_error:
             return Refused(f"upload: HTTP {answer.status}: a web page confirms nothing", Scope.DESTINATION)

@@ -4,6 +4,7 @@ import gzip
 import json
 import time
 import zlib
+from base64 import b64encode
 from collections.abc import Callable
 
 import pytest
@@ -76,6 +77,11 @@ def plain(body: bytes, **fields: str | None) -> Answer:
     return replace(Answer(200, body, content_type=JSON), **fields)
 
 
+def function(body: str, **members: object) -> Answer:
+    """The response of a function, which its gateway passed on as a body."""
+    return plain(json.dumps({"statusCode": 200, "body": body, **members}).encode())
+
+
 def deflated(body: bytes) -> bytes:
     raw = zlib.compressobj(wbits=-15)
     return raw.compress(body) + raw.flush()
@@ -94,6 +100,8 @@ DISGUISES: dict[str, Disguise] = {
     "UTF-32": lambda body: plain(body.decode().encode("utf-32")),
     "Latin-1": lambda body: plain(body.decode().encode("latin-1"), charset="ISO-8859-1"),
     "a charset that does not exist": lambda body: plain(body, charset="utf-2000"),
+    "a charset that is none of texts": lambda body: plain(body, charset="hex"),
+    "a charset that reads no such text": lambda body: plain(body, charset="idna"),
     "gzip": lambda body: plain(gzip.compress(body), content_encoding="gzip"),
     "gzip, text": lambda body: plain(gzip.compress(body), content_encoding="gzip", content_type="text/plain"),
     "gzip without a label": lambda body: plain(gzip.compress(body)),
@@ -105,24 +113,32 @@ DISGUISES: dict[str, Disguise] = {
 }
 
 
+FUNCTIONS: dict[str, Disguise] = {
+    "a function's text": lambda body: function(body.decode()),
+    "a function's, in base64": lambda body: function(b64encode(body).decode(), isBase64Encoded=True),
+    "a function's, compressed": lambda body: function(b64encode(gzip.compress(body)).decode(), isBase64Encoded=True),
+}
+RESPONSES = DISGUISES | FUNCTIONS
+
+
 def judged(answer: Answer, *rules: str, form: Form = Form.CORE) -> Outcome:
     return judge(answer, form, sent_bytes=1, now=0, delivered_when=[parse_rule(rule) for rule in rules])
 
 
-@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize("disguise", RESPONSES)
 @pytest.mark.parametrize("document", FAILURES, ids=json.dumps)
 def test_a_failure_is_known_in_every_disguise(document: object, disguise: str) -> None:
     """A 2xx whose body reports a failure is retried, in whatever dialect, charset, encoding or label."""
-    outcome = judged(DISGUISES[disguise](json.dumps(document).encode()))
+    outcome = judged(RESPONSES[disguise](json.dumps(document).encode()))
     assert isinstance(outcome, RetryLater)
     assert outcome.scope is Scope.RECORD
 
 
-@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize("disguise", RESPONSES)
 @pytest.mark.parametrize("document", CONFIRMATIONS, ids=json.dumps)
 def test_a_success_is_known_in_every_disguise(document: object, disguise: str) -> None:
     """A 2xx that reports no failure is a delivery, in whatever charset, encoding or label."""
-    assert judged(DISGUISES[disguise](json.dumps(document).encode())) == Delivered()
+    assert judged(RESPONSES[disguise](json.dumps(document).encode())) == Delivered()
 
 
 @pytest.mark.parametrize("depth", [10, 1_000, 10_000])
@@ -204,6 +220,46 @@ def test_what_a_function_says_counts(status: int, expected: RetryLater | Refused
         getattr(expected, "too_large", None),
     )
     assert f"HTTP {status}: why" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "30"}, 30),
+        ({"content-type": "text/plain", "retry-after": 30}, 30),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, 60),
+        ({"Retry-After": None}, None),
+        ({}, None),
+        (None, None),
+        ("Retry-After: 30", None),
+    ],
+)
+def test_a_function_says_when_to_come_again(headers: object, seconds: float | None) -> None:
+    """Its own Retry-After counts, in whatever case, as a text or a number."""
+    outcome = judged(plain(json.dumps({"statusCode": 429, "headers": headers, "body": "slow down"}).encode()))
+    assert outcome == RetryLater("HTTP 2xx around HTTP 429: slow down", Scope.DESTINATION, seconds)
+
+
+def test_where_a_function_redirects_to_is_said() -> None:
+    """As of any other redirect."""
+    outcome = judged(plain(json.dumps({"statusCode": 302, "headers": {"Location": "https://a.test/login"}}).encode()))
+    assert isinstance(outcome, Refused)
+    assert "redirects to https://a.test/login" in outcome.reason
+
+
+@pytest.mark.parametrize("body", ["stored", '{"success": true}', "c3RvcmVk\n!"])
+def test_what_is_no_base64_is_taken_as_it_is(body: str) -> None:
+    """A gateway that says so of a plain text loses no word of it."""
+    assert judged(function(body, isBase64Encoded=True)) == Delivered()
+    assert isinstance(judged(function('{"success": false}', isBase64Encoded=True)), RetryLater)
+
+
+@pytest.mark.parametrize(("layers", "delivered"), [(3, True), (4, False), (2_000, False)])
+def test_responses_within_responses_are_looked_into_so_far(layers: int, delivered: bool) -> None:
+    """Whatever a server nests, there is an outcome, and soon."""
+    opening = '{"statusCode":200,"body":'
+    outcome = judged(plain((opening * layers + '{"success":true}' + "}" * layers).encode()))
+    assert (outcome == Delivered()) is delivered
 
 
 @pytest.mark.parametrize(
@@ -314,12 +370,21 @@ def test_the_scanner_survives_any_cut(document: dict[str, object], length: int) 
     assert set(members) <= set(document)
 
 
-@given(st.binary(max_size=200), st.sampled_from([JSON, "text/html", None]), st.sampled_from([None, "gzip", "deflate"]))
-def test_no_response_raises(body: bytes, content_type: str | None, encoding: str | None) -> None:
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([JSON, "text/html", None]),
+    st.sampled_from([None, "gzip", "deflate"]),
+    st.sampled_from([None, "utf-7", "hex", "idna", "undefined"]),
+)
+def test_no_response_raises(body: bytes, content_type: str | None, encoding: str | None, charset: str | None) -> None:
     """Whatever a server sends, there is an outcome."""
-    assert isinstance(
-        judged(plain(body, content_type=content_type, content_encoding=encoding)), Delivered | RetryLater | Refused
-    )
+    answer = plain(body, content_type=content_type, content_encoding=encoding, charset=charset)
+    assert isinstance(judged(answer), Delivered | RetryLater | Refused)
+
+
+def test_half_a_character_is_no_trouble() -> None:
+    """UTF-7 can spell half of a surrogate pair, which no other encoding holds."""
+    assert judged(plain(b"+2AA-", content_type="text/plain", charset="utf-7")) == Delivered()
 
 
 def test_hostile_bodies_take_no_time() -> None:

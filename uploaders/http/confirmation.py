@@ -12,10 +12,12 @@ Then a failure is recognized in the dialects in which services report one with a
 `delivered_when` of a destination replaces the dialects by rules of its own.
 """
 
+import binascii
 import codecs
 import re
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -87,14 +89,14 @@ def read(answer: Answer, rules: Sequence[Rule] = ()) -> Reading:
     if not rules and _says_success(answer):
         return _CONFIRMED
     text = text_of(answer)
-    members, is_json = _parsed(text.encode())
+    members, is_json = _parsed(text.encode(errors="replace"))
     if members is None and (_WEB_PAGE.match(text) or (answer.content_type == "text/html" and text.startswith("<"))):
         return Reading(Verdict.WEB_PAGE)
     if rules:
         return _by_rules(answer, members or {}, rules)
     status = _status_code(members) if members and answer.whole else None
     if members is not None and status is not None:
-        return Reading(Verdict.CONFIRMED, wrapped=_unwrapped(status, members))
+        return Reading(Verdict.FAILED, "the body is another response", _unwrapped(status, members))
     claims_json = answer.content_type is not None and answer.content_type.endswith("json")
     reason = ""
     if (members and _failure(members)) or _FAILED_AT_END.search(answer.tail):
@@ -107,7 +109,11 @@ def read(answer: Answer, rules: Sequence[Rule] = ()) -> Reading:
 def text_of(answer: Answer) -> str:
     """The beginning of a response's body as text: decompressed, decoded, without byte order mark, guard and blanks."""
     body = _decompressed(answer)
-    text = body.decode(_charset(answer, body), errors="replace").removeprefix("\ufeff")
+    try:
+        text = body.decode(_charset(answer, body), errors="replace")
+    except (LookupError, ValueError):  # no such charset, or one that is not of texts: JSON is in UTF-8
+        text = body.decode(errors="replace")
+    text = text.removeprefix("\ufeff")
     guard = _GUARD.match(text)
     return (text[guard.end() :] if guard else text).strip()
 
@@ -135,7 +141,7 @@ def _says_success(answer: Answer) -> bool:
 
 def text_members(text: str) -> dict[str, str]:
     """The members of a JSON object whose values are texts; of anything else none."""
-    members, _ = _parsed(text.encode())
+    members, _ = _parsed(text.encode(errors="replace"))
     return {name: _text(raw) for name, raw in (members or {}).items() if raw.startswith(b'"')}
 
 
@@ -172,11 +178,8 @@ def _charset(answer: Answer, body: bytes) -> str:
     for mark, name in _MARKS:
         if body.startswith(mark):
             return name
-    try:
-        if answer.charset and "\0" not in answer.charset:
-            return codecs.lookup(answer.charset).name
-    except LookupError:
-        pass  # no such charset: JSON is in UTF-8
+    if answer.charset:
+        return answer.charset
     if len(body) > 1 and 0 in body[:2]:
         return "utf-16-le" if body[1] == 0 else "utf-16-be"
     return "utf-8"
@@ -252,14 +255,22 @@ def _status_code(members: _Members) -> int | None:
     return int(word)
 
 
+_OF_A_FUNCTION = frozenset({"statusCode", "body", "headers", "multiValueHeaders", "isBase64Encoded"})
+
+
 def _unwrapped(status: int, members: _Members) -> Answer:
-    """A function's own response: its body is a text that holds JSON, or JSON, or missing."""
+    """A function's own response: its body is a text, which holds JSON, maybe in base64; or JSON; or missing."""
     raw = members.get("body", b"")
     body = _text(raw).encode() if raw.startswith(b'"') else raw
-    rest = {name: value for name, value in members.items() if name not in {"statusCode", "body", "headers"}}
+    if _word(members.get("isBase64Encoded")) in _YES:
+        with suppress(binascii.Error):
+            body = binascii.a2b_base64(body, strict_mode=True)
     if not body or body == b"null":
+        rest = {name: value for name, value in members.items() if name not in _OF_A_FUNCTION}
         body = b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in rest.items()) + b"}"
-    return Answer(status, body, content_type="application/json" if body[:1] == b"{" else None)
+    headers = {name.lower(): _text(value) for name, value in _inside(members.get("headers", b"")).items()}
+    content_type = "application/json" if body[:1] == b"{" else None
+    return Answer(status, body, headers.get("retry-after"), headers.get("location"), content_type)
 
 
 def _word(raw: bytes | None) -> str | None:
@@ -296,8 +307,13 @@ def _at(members: _Members, path: Sequence[str]) -> bytes | None:
         found = inside.get(part)
         if found is None:
             return None
-        inside = _elements(found) if found.startswith(b"[") else (scan(found) or ({}, False))[0]
+        inside = _elements(found) if found.startswith(b"[") else _inside(found)
     return found
+
+
+def _inside(found: bytes) -> _Members:
+    """The members of an object; of anything else none."""
+    return (scan(found) or ({}, False))[0]
 
 
 def _elements(array: bytes) -> dict[str, bytes]:

@@ -39,6 +39,8 @@ from uploaders.http.options import Rule
 from uploaders.http.timeouts import Phase, TimedOut
 from uploaders.redact import excerpt
 
+MOST_LAYERS = 3
+"""Responses within responses that are looked into: each is parsed anew, and 64 KiB hold thousands."""
 NOT_FOUND_GIVE_UP_SECONDS = 24 * 3600.0
 """How long a detail is sent again while its core is not known there."""
 
@@ -75,12 +77,13 @@ def judge(
     now: int,
     secrets: Sequence[str] = (),
     delivered_when: Sequence[Rule] = (),
+    layers: int = MOST_LAYERS,
 ) -> Outcome:
     """What this response to a delivery of this form means; `secrets` never appear in the reason."""
     success = 200 <= answer.status < 300
     reading = read(answer, delivered_when) if success else None
-    if reading is not None and reading.wrapped is not None:
-        inner = judge(reading.wrapped, form, sent_bytes=sent_bytes, now=now, secrets=secrets)
+    if reading is not None and reading.wrapped is not None and layers:
+        inner = judge(reading.wrapped, form, sent_bytes=sent_bytes, now=now, secrets=secrets, layers=layers - 1)
         return inner if isinstance(inner, Delivered) else replace(inner, reason=f"HTTP 2xx around {inner.reason}")
     if reading is not None and reading.verdict is Verdict.CONFIRMED:
         return Delivered()
