@@ -1,8 +1,10 @@
 """Delivering to a real bucket: what lies there afterwards."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import count
+from typing import Any
 
 import aioboto3
 import pytest
@@ -217,12 +219,22 @@ async def test_a_client_is_replaced_when_it_is_old(
 ) -> None:
     """Under steady traffic too, connections are made anew now and then; requests under way keep theirs to their end."""
     monkeypatch.setattr("uploaders.s3.client.MAX_AGE_SECONDS", 0.0)
-    clients, make = count(), aioboto3.Session.client
-    monkeypatch.setattr(aioboto3.Session, "client", lambda *args, **kwargs: (next(clients), make(*args, **kwargs))[1])
+    clients, closed, make = count(), count(), aioboto3.Session.client
+
+    @asynccontextmanager
+    async def counted(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        next(clients)
+        async with make(*args, **kwargs) as client:
+            yield client
+        next(closed)
+
+    monkeypatch.setattr(aioboto3.Session, "client", counted)
     uploader = made(options(weed, bucket, encoding=ObjectEncoding.PLAIN))
     outcomes = [await uploader.deliver(await store.large(size * MEBIBYTE)) for size in (1, 30)]
     assert all(isinstance(outcome, Delivered) for outcome in outcomes)
-    assert next(clients) >= 6, "each request of the one and of the parts of the other had a client of its own"
+    made_in_all = next(clients)
+    assert made_in_all >= 6, "each request of the one and of the parts of the other had a client of its own"
+    assert next(closed) == made_in_all - 1, "all but the newest are closed, also those without a request at that time"
 
 
 @pytest.mark.parametrize("prefix", ["", "calls/prod/"])

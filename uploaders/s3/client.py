@@ -77,7 +77,7 @@ class S3Connection:
         self._stack = AsyncExitStack()
         self._in_use: Counter[S3Client] = Counter()
         self._retired: dict[S3Client, AsyncExitStack] = {}
-        """Clients that were replaced while requests of theirs were under way."""
+        """Clients that were replaced, until their last requests end."""
         self._asks = True
         """Whether the server is asked before a large body: at first, and after every failure."""
 
@@ -86,6 +86,7 @@ class S3Connection:
         async with self._lock:
             if time.monotonic() - self._opened_at > MAX_AGE_SECONDS:
                 self.renew(self._client)
+                await self._close_retired()
             if self._client is None:
                 with translated("Connect"):
                     self._client = await self._connect()
@@ -103,8 +104,7 @@ class S3Connection:
             self._in_use[client] -= 1
             if not self._in_use[client]:
                 del self._in_use[client]
-                if client in self._retired:
-                    await self._retired.pop(client).aclose()
+            await self._close_retired()
 
     def renew(self, refused: "S3Client | None") -> None:
         """Look credentials up anew at the next use, unless that happened since `refused` was given."""
@@ -119,6 +119,11 @@ class S3Connection:
         for stack in (*self._retired.values(), self._stack):
             await stack.aclose()
         self._retired.clear()
+
+    async def _close_retired(self) -> None:
+        """Close what was replaced and has no request under way."""
+        for stack in [self._retired.pop(each) for each in list(self._retired) if each not in self._in_use]:
+            await stack.aclose()
 
     async def _connect(self) -> "S3Client":
         core = AioSession(profile=self._options.profile)
