@@ -123,9 +123,7 @@ async def _compare(folder: Path, server: Server, size: DrainSize, rounds: int) -
 
 
 async def _callspool_seconds(spool: Spool, server: Server, bucket: str, due: tuple[Delivery, ...]) -> float:
-    uploader = S3Uploader(
-        S3Options(bucket, endpoint_url=server.endpoint, region=REGION), spool, spool.uploader_state, _now
-    )
+    uploader = S3Uploader(S3Options(bucket, endpoint_url=server.endpoint, region=REGION), spool, spool.uploader_state)
 
     async def one(delivery: Delivery) -> None:
         outcome = await uploader.deliver(delivery)

@@ -336,7 +336,7 @@ class UploaderState(Protocol):
 class S3Observer(ObjectObserver, Protocol):
     """Is called with what the S3 uploader does. Sizes in bytes, durations in seconds."""
 
-    def part_sent(self, destination: str, size: int, seconds: float, *, repeated: bool) -> None:
+    def part_sent(self, destination: str, size: int, *, repeated: bool) -> None:
         """A part was uploaded; `repeated`: an earlier attempt had begun it and did not see its end."""
         ...
 
@@ -356,7 +356,7 @@ class S3Observer(ObjectObserver, Protocol):
 class SilentObserver:
     """Reports nothing."""
 
-    def part_sent(self, destination: str, size: int, seconds: float, *, repeated: bool) -> None:
+    def part_sent(self, destination: str, size: int, *, repeated: bool) -> None:
         """Nothing."""
 
     def parts_resumed(self, destination: str, count: int) -> None:

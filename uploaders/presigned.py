@@ -11,6 +11,7 @@ notice after this one), planned only where it is configured; the location that i
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,7 +211,7 @@ class PresignedUploader:
 
     async def _upload(self, delivery: Delivery, token: str | None) -> Outcome:
         """Request an address, PUT the call log there, and report the object."""
-        started = self._clock()
+        started = time.monotonic()
         address = await self._ask(delivery, token)
         if not isinstance(address, UploadAddress):
             return address
@@ -223,7 +224,7 @@ class PresignedUploader:
         headers = {**self._marks(delivery), "Content-Type": CONTENT_TYPE, "Content-Length": str(size)}
         outcome = await self._put(document, headers, address, self._bandwidth.pace(delivery.lane))
         if isinstance(outcome, Delivered):
-            seconds = (self._clock() - started) / 1000
+            seconds = time.monotonic() - started
             self._observer.object_delivered(delivery.destination, size, seconds, large=delivery.lane is Lane.DETAIL)
         return outcome
 

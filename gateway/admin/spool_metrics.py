@@ -190,15 +190,8 @@ class SpoolMetrics:
         self._commit.observe(seconds)
         self._batch.observe(batch)
 
-    def part_sent(
-        self,
-        destination: str,
-        size: int,  # noqa: ARG002  # objects are measured as a whole
-        seconds: float,  # noqa: ARG002  # objects are measured as a whole
-        *,
-        repeated: bool,
-    ) -> None:
-        """A part arrived."""
+    def part_sent(self, destination: str, size: int, *, repeated: bool) -> None:  # noqa: ARG002  # as a whole
+        """A part arrived: objects are measured as a whole."""
         self._parts.inc(destination, "repeated" if repeated else "sent")
 
     def parts_resumed(self, destination: str, count: int) -> None:

@@ -314,7 +314,7 @@ def _s3_uploader(destination: S3Destination, context: UploaderContext) -> Upload
     from uploaders.s3.uploader import S3Uploader  # noqa: PLC0415  # see above
 
     options, ledger, bandwidth = s3_options(destination), context.spool.uploader_state, context.bandwidth(destination)
-    return S3Uploader(options, context.spool, ledger, context.clock, context.metrics, bandwidth)
+    return S3Uploader(options, context.spool, ledger, context.metrics, bandwidth)
 
 
 # `file`: a directory on this machine.

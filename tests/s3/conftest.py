@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from spool.records import system_clock
 from tests.s3.stored_objects import Heard, Store, opened_store
 from uploaders.s3.options import S3Options
 from uploaders.s3.uploader import S3Uploader
@@ -22,7 +21,7 @@ async def made(store: Store, heard: Heard, credentials: None) -> AsyncIterator[C
     uploaders = []
 
     def make(chosen: S3Options) -> S3Uploader:
-        uploaders.append(S3Uploader(chosen, store.spool, store.spool.uploader_state, system_clock, heard))
+        uploaders.append(S3Uploader(chosen, store.spool, store.spool.uploader_state, heard))
         return uploaders[-1]
 
     yield make

@@ -137,7 +137,7 @@ def _s3(payloads: Payloads, weed: Server, bucket: str, store: Store) -> Subject:
         return [stored.document for stored in await objects(weed, bucket)]
 
     uploader, unreachable = (
-        S3Uploader(chosen, payloads, store.spool.uploader_state, lambda: ACCEPTED_AT)
+        S3Uploader(chosen, payloads, store.spool.uploader_state)
         for chosen in (options(weed, bucket), options(weed, bucket, endpoint_url=_nobody()))
     )
     return Subject(uploader, frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), arrived, unreachable)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from spool.records import Delivery, Lane, system_clock
+from spool.records import Delivery, Lane
 from tests.s3.stored_objects import opened_store
 from tests.system import preloaded
 from tests.system.preloaded import Process
@@ -26,7 +26,7 @@ from uploaders.s3.uploader import S3Uploader
 
 async def drain(spool: Path, options: S3Options) -> None:
     async with opened_store(spool) as store:
-        uploader = S3Uploader(options, store.spool, store.spool.uploader_state, system_clock)
+        uploader = S3Uploader(options, store.spool, store.spool.uploader_state)
         due = await store.due(Lane.DETAIL)
         # Two at once, as the detail lane has it.
         slots = asyncio.Semaphore(2)

@@ -183,8 +183,7 @@ class Heard:
     not_aborted: int = 0
     bytes_read_back: int = 0
 
-    def part_sent(self, destination: str, size: int, seconds: float, *, repeated: bool) -> None:
-        assert seconds >= 0
+    def part_sent(self, destination: str, size: int, *, repeated: bool) -> None:
         self.parts.append((size, repeated))
 
     def parts_resumed(self, destination: str, count: int) -> None:

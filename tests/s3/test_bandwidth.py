@@ -29,9 +29,7 @@ async def test_an_object_leaves_at_the_rate_that_is_set(
     """What is sent a second stays within the limit, and cores are not held back, which would take minutes."""
     detail = await store.large(rest_bytes)
     slow = Bandwidth([RateLimit(lambda: rate)], time.monotonic)
-    uploader = S3Uploader(
-        options(weed, bucket), store.spool, store.spool.uploader_state, lambda: 0, SilentObserver(), slow
-    )
+    uploader = S3Uploader(options(weed, bucket), store.spool, store.spool.uploader_state, SilentObserver(), slow)
     began = time.monotonic()
     async with asyncio.timeout(longest):
         outcome = await uploader.deliver(replace(detail, lane=lane))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,15 @@ async def test_what_cannot_go_this_way_is_refused() -> None:
         payloads.tokens.clear()
         assert failed(await uploader.deliver(delivery)).scope is Scope.RECORD
         assert isinstance(await uploader.deliver(a_delivery()), RetryLater)
+
+
+async def test_a_clock_that_is_set_back_makes_no_upload_end_before_it_began() -> None:
+    """The sum of a histogram would fall, which a scraper takes for a restart."""
+    payloads, delivery = a_large_one()
+    heard, times = Heard(), count(ACCEPTED_AT, -3_600_000)
+    async with presigning() as endpoint, an_uploader(endpoint.url, payloads, lambda: next(times), heard) as uploader:
+        assert isinstance(await uploader.deliver(delivery), Delivered)
+    assert heard.delivered == 1, "with a duration that is none below 0"
 
 
 @pytest.mark.parametrize(("lane", "large"), [(Lane.DETAIL, True), (Lane.CORE, False)])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from uploaders.s3.client import ListedPart
 from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.parts import PartCutter
 from uploaders.s3.publish import finished_etag
+from uploaders.s3.uploader import TIDY_SECONDS, S3Uploader
 
 SIZE = 21 * MEBIBYTE
 """Of noise: 15.8 MiB of frames, which are four parts."""
@@ -214,6 +216,48 @@ async def test_abandoned_uploads_are_aborted(
     assert await store.spool.uploader_state.abandoned_uploads(DESTINATION) == ()
 
 
+async def test_abandoned_uploads_are_looked_for_again_whatever_the_wall_clock_says(
+    store: Store, weed: Server, bucket: str, heard: Heard, credentials: None
+) -> None:
+    """Every ten minutes of a clock that nobody sets."""
+    now = [1000.0]
+    uploader = S3Uploader(options(weed, bucket), store.spool, store.spool.uploader_state, heard, clock=lambda: now[0])
+    looked = []
+    for seconds in (0, TIDY_SECONDS - 1, 1):
+        now[0] += seconds
+        await begun_and_abandoned(store, bucket)
+        await uploader.deliver(await store.large(1000))
+        looked.append(await store.spool.uploader_state.abandoned_uploads(DESTINATION) == ())
+    await uploader.close()
+    assert looked == [True, False, True]
+
+
+async def test_a_server_in_trouble_is_asked_to_abort_one_upload_only(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, heard: Heard
+) -> None:
+    """A delivery does not wait for as many time-outs as there are abandoned uploads; what is refused delays none."""
+    for _ in range(3):
+        await begun_and_abandoned(store, bucket)
+    for answer, failures in ((Answer(500, "InternalError"), 1), (Answer(403, "AccessDenied"), 4)):
+        proxied.decide = partial(answered_to_deletes, answer)
+        uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
+        assert isinstance(await uploader.deliver(await store.large(1000)), Delivered)
+        assert heard.not_aborted == failures
+
+
+def answered_to_deletes(answer: Answer, request: Request) -> Answer | Fate:
+    return answer if request.method == "DELETE" else Fate.PASS
+
+
+async def begun_and_abandoned(store: Store, bucket: str) -> None:
+    """The ledger has an upload that the server does not know, of a delivery that was given up."""
+    delivery = await store.large(1000)
+    await store.spool.uploader_state.begin_upload(
+        UploadProgress(delivery.key, bucket, "key", "unknown-upload", 5 * MEBIBYTE)
+    )
+    await store.discarded(delivery)
+
+
 async def test_an_upload_whose_id_was_never_written_down_is_aborted(
     store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy, heard: Heard
 ) -> None:
@@ -284,11 +328,7 @@ async def test_an_abandoned_upload_that_the_server_lost_is_forgotten(
     store: Store, made: MakeUploader, weed: Server, bucket: str, heard: Heard
 ) -> None:
     """What a lifecycle rule aborted before is as good as aborted."""
-    delivery = await store.large(1000)
-    await store.spool.uploader_state.begin_upload(
-        UploadProgress(delivery.key, bucket, "key", "unknown-upload", 5 * MEBIBYTE)
-    )
-    await store.discarded(delivery)
+    await begun_and_abandoned(store, bucket)
     await made(options(weed, bucket)).deliver(await store.large(1000))
     assert await store.spool.uploader_state.abandoned_uploads(DESTINATION) == ()
     assert (heard.aborted, heard.not_aborted) == (0, 0)

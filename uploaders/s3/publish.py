@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from isal.isal_zlib import crc32
 
-from spool.records import Clock, DeliveryKey
+from spool.records import DeliveryKey
 from uploaders.base import (
     OF_NOBODY,
     Erased,
@@ -166,7 +166,7 @@ class MultipartUploader:
     """Works on one bucket, with at most `parts_at_once` parts in memory, whatever the number of objects.
 
     Each part takes its place before it is made and gives it back when it is sent, so objects never wait for each
-    other's ends. `clock` gives milliseconds.
+    other's ends.
     """
 
     def __init__(
@@ -175,7 +175,6 @@ class MultipartUploader:
         ledger: UploaderState,
         publisher: Publisher,
         observer: S3Observer,
-        clock: Clock,
         *,
         parts_at_once: int,
     ) -> None:
@@ -183,7 +182,6 @@ class MultipartUploader:
         self._ledger = ledger
         self._publisher = publisher
         self._observer = observer
-        self._clock = clock
         self._slots = asyncio.Semaphore(parts_at_once)
         self._stale = StaleUploads(bucket, ledger, observer)
 
@@ -267,16 +265,10 @@ class MultipartUploader:
     async def _send(self, target: ObjectTarget, part: Part, sending: _Sending) -> None:
         key, number = sending.progress.delivery, part.number
         await self._ledger.write_parts(key, {number: PartProgress(part.size, part.md5)})
-        started = self._clock()
         etag = await self._bucket.send_part(target.key, sending.progress.upload_id, part)
         await self._ledger.write_parts(key, {number: PartProgress(part.size, part.md5, etag)})
         sending.etags[number] = etag
-        self._observer.part_sent(
-            target.destination,
-            part.size,
-            (self._clock() - started) / 1000,
-            repeated=number in sending.progress.parts,
-        )
+        self._observer.part_sent(target.destination, part.size, repeated=number in sending.progress.parts)
 
     async def _completed(self, target: ObjectTarget, body: ObjectBody, progress: UploadProgress) -> Fingerprint | None:
         """The object's fingerprint, if it is there and right; reads the payload only if there is an object."""
@@ -346,12 +338,17 @@ class StaleUploads:
             self._observer.uploads_aborted(target.destination, 0, failed=1)
 
     async def abort_abandoned(self, destination: str) -> None:
-        """Abort those whose deliveries ended; what fails is counted, and tried again another time."""
+        """Abort those whose deliveries ended; what fails is counted, and tried again another time.
+
+        So are those behind one that a server in trouble failed: a delivery waits, and each could take a time-out.
+        """
         for progress in await self._ledger.abandoned_uploads(destination):
             try:
                 await self.abort(progress)
-            except S3Failure:
+            except S3Failure as failure:
                 self._observer.uploads_aborted(destination, 0, failed=1)
+                if isinstance(failure.outcome, RetryLater):
+                    return
 
     async def _abort(self, bucket: Bucket, key: str, upload_id: str, destination: str) -> None:
         """Abort one at the server."""

@@ -10,11 +10,12 @@ no ACLs, no versioning of its own.
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final
 
-from spool.records import OBJECT_FORMS, Clock, Delivery, Form, Lane
+from spool.records import OBJECT_FORMS, Delivery, Form, Lane
 from uploaders.base import (
     CallToErase,
     Delivered,
@@ -47,21 +48,21 @@ from uploaders.s3.options import (
 from uploaders.s3.parts import Fingerprint, Part, PartCutter
 from uploaders.s3.publish import MultipartUploader, ObjectTarget, Publisher, StaleUploads, erase_objects
 
-TIDY_MILLISECONDS = 10 * 60 * 1000
+TIDY_SECONDS = 10 * 60.0
 """How often abandoned uploads are looked for."""
 
 
 class S3Uploader:
-    """Delivers to one bucket. `clock` gives milliseconds since the Unix epoch."""
+    """Delivers to one bucket. `clock` gives monotonic seconds."""
 
     def __init__(
         self,
         options: S3Options,
         payloads: PayloadReader,
         ledger: UploaderState,
-        clock: Clock,
         observer: S3Observer | None = None,
         bandwidth: Bandwidth = UNLIMITED,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         observer = observer or SilentObserver()
         self._options = options
@@ -74,10 +75,10 @@ class S3Uploader:
         self._bucket = Bucket(options, self._connection)
         self._publisher = Publisher(self._bucket, observer, only_new=options.if_none_match)
         self._multipart = MultipartUploader(
-            self._bucket, ledger, self._publisher, observer, clock, parts_at_once=options.parts_at_once
+            self._bucket, ledger, self._publisher, observer, parts_at_once=options.parts_at_once
         )
         self._stale = StaleUploads(self._bucket, ledger, observer)
-        self._tidy_at = 0
+        self._tidy_at = clock()
         self._works = False
         """Whether the bucket accepted an object since the start."""
 
@@ -100,7 +101,7 @@ class S3Uploader:
         except S3Failure as failure:
             return failure.outcome
         self._works = True
-        seconds = (self._clock() - started) / 1000
+        seconds = self._clock() - started
         self._observer.object_delivered(delivery.destination, sent.size, seconds, large=delivery.lane is Lane.DETAIL)
         return Delivered(location=f"s3://{self._bucket.name}/{target.key}")
 
@@ -178,7 +179,7 @@ class S3Uploader:
     async def _tidy(self, destination: str) -> None:
         """Once after a start, and then now and again."""
         if self._clock() >= self._tidy_at:
-            self._tidy_at = self._clock() + TIDY_MILLISECONDS
+            self._tidy_at = self._clock() + TIDY_SECONDS
             await self._stale.abort_abandoned(destination)
 
 
