@@ -5,6 +5,8 @@ throttle is consulted at the moment of each decision, in constant time, so nobod
 or ends.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -24,15 +26,15 @@ OLDEST = 4 * 3600 * 1000
 class OpenCalls:
     """Counts live calls. Times in milliseconds since the epoch."""
 
-    def __init__(self, began: Iterable[LiveCall] = ()) -> None:
+    def __init__(self, began: Iterable[LiveCall] = (), monotonic: Callable[[], float] = time.monotonic) -> None:
         """`began`: the calls that are live at a start, the oldest first."""
+        self._monotonic = monotonic
         self._started: dict[tuple[str, str], int] = {}
         self._happened: dict[tuple[str, str], int] = {}
         """When calls began by their own times, as far as these say."""
         for call in began:
             self._begin((call.principal, call.call_id), call.accepted_at, call.happened_at)
-        self.last_post_at: int | None = None
-        """When a call log was last accepted; None before the first."""
+        self._last_post_at = -math.inf
         self.call_ended: Callable[[str, str], None] | None = None
         """Called with the id and the principal of each call whose end was accepted, superseded or not."""
 
@@ -41,7 +43,7 @@ class OpenCalls:
 
         `happened_at` is the event's own time. An end that happened before the start was of an earlier call of this id.
         """
-        self.last_post_at = now
+        self._last_post_at = self._monotonic()
         call = principal, call_id
         if event == STARTED:
             self._forget(call)
@@ -69,6 +71,10 @@ class OpenCalls:
     def _forget(self, call: tuple[str, str]) -> None:
         self._started.pop(call, None)
         self._happened.pop(call, None)
+
+    def quiet_seconds(self) -> float:
+        """For how long no call log was accepted, whatever became of the wall clock; infinite before the first."""
+        return self._monotonic() - self._last_post_at
 
     def any_live(self, now: int, max_age: int) -> bool:
         """Whether a call is live that began at most `max_age` ago."""

@@ -341,8 +341,7 @@ class Gateway:
         return app.intake_parts.calls.open_calls(system_clock(), round(self._settings.shutdown.call_max_age * 1000))
 
     def _drained(self, app: App) -> bool:
-        last = app.intake_parts.calls.last_post_at
-        quiet = last is None or system_clock() - last >= self._settings.shutdown.quiet * 1000
+        quiet = app.intake_parts.calls.quiet_seconds() >= self._settings.shutdown.quiet
         stats = app.spool.stats()
         if stats.failure is not None:  # nothing can be written down: neither the end of a call nor that of a delivery
             return quiet and not app.intake_parts.gate.in_flight

@@ -1,5 +1,7 @@
 """Open calls."""
 
+import math
+
 from gateway.live_calls import OpenCalls
 from tests.intake.bodies import call_log
 from tests.intake.running_intake import RunningIntake
@@ -10,15 +12,26 @@ HOUR = 3600 * 1000
 async def test_posts_open_and_end_calls(world: RunningIntake) -> None:
     """A call is open from its call_started to its call_ended; a superseded start opens nothing."""
     calls = world.intake.open_calls
-    assert (calls.open_calls(world.clock()), calls.last_post_at) == (0, None)
+    assert (calls.open_calls(world.clock()), calls.quiet_seconds()) == (0, math.inf)
     await world.post(call_log("a", wcall_event="call_started"))
     await world.post(call_log("b", wcall_event="call_started"))
     assert calls.open_calls(world.clock()) == 2
-    assert calls.last_post_at == world.clock()
+    assert calls.quiet_seconds() < 60
     await world.post(call_log("a"))
     await world.post(call_log("c"))
     await world.post(call_log("a", wcall_event="call_started", late=1))
     assert calls.open_calls(world.clock()) == 1
+
+
+def test_it_is_quiet_by_a_clock_that_nobody_sets() -> None:
+    """A wall clock that is set back in a shutdown would keep it waiting to its deadline."""
+    seconds = [7.0]
+    calls = OpenCalls(monotonic=lambda: seconds[0])
+    calls.accepted("a", "call_ended", HOUR)
+    seconds[0] += 1.5
+    assert calls.quiet_seconds() == 1.5
+    calls.accepted("b", "call_ended", 0)
+    assert calls.quiet_seconds() == 0
 
 
 def test_calls_that_lost_their_end_are_forgotten() -> None:
