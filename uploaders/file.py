@@ -8,12 +8,11 @@ DATE is the day (UTC) on which the record was accepted, ids are made safe for fi
 durable or not at all; delivering again replaces it by the same bytes. A notice has no place here and is refused.
 """
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from spool.payload.frames import decode, encode
 from spool.records import NAME_ENDINGS, OBJECT_FORMS, Delivery, Form
@@ -21,12 +20,10 @@ from uploaders.base import OF_NOBODY, CallToErase, Delivered, Erased, Outcome, P
 from uploaders.document.render import render
 from uploaders.durable_file import DurableFile, commit_all, remove_files, safe_name
 from uploaders.rate_limit import UNLIMITED, Bandwidth, paced
+from uploaders.tasks import in_thread
 
 _RECORD: Final = re.compile(r"-([0-9a-f]{8}-[0-9]+)(?:\.[a-z]+){1,3}$")
 """The record at the end of a file's name (`path_of`)."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class FileUploader:
@@ -78,7 +75,7 @@ class FileUploader:
             return remove_files((day / name for day in days for name in wanted), belongs, dry_run=dry_run)
 
         try:
-            count, unclear = await _in_thread(remove)
+            count, unclear = await in_thread(remove)
         except OSError as error:
             return Erased(0, f"{error.filename or self._directory}: {error.strerror}", again=True)
         return Erased(count, OF_NOBODY.format(f"{unclear} files") if unclear else None)
@@ -89,11 +86,11 @@ class FileUploader:
             for delivery in deliveries:
                 file = DurableFile(self._directory, self._directory / path_of(delivery))
                 files.append(file)
-                await _in_thread(file.open)
+                await in_thread(file.open)
                 async for part in self._parts(delivery):
                     async for some in paced(part, self._bandwidth.pace(delivery.lane)):
-                        await _in_thread(file.write, some)
-            await _in_thread(commit_all, files)
+                        await in_thread(file.write, some)
+            await in_thread(commit_all, files)
         finally:
             for file in files:
                 file.discard()
@@ -106,7 +103,7 @@ class FileUploader:
                 yield encode(piece) if compressed else piece
                 continue
             async for frame in self._payloads.frames(delivery.record, piece):
-                yield frame if compressed else await _in_thread(decode, frame)
+                yield frame if compressed else await in_thread(decode, frame)
 
 
 def path_of(delivery: Delivery) -> Path:
@@ -116,13 +113,3 @@ def path_of(delivery: Delivery) -> Path:
     encoding = ".zst" if delivery.form is Form.DETAIL else ""
     name = f"{safe_name(record.event)}-{safe_name(record.uid)}{NAME_ENDINGS[delivery.form]}.json{encoding}"
     return Path(day, safe_name(record.call_id), name)
-
-
-async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run it in a thread, and see its end even when cancelled: no file is closed while a thread writes to it."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise

@@ -12,6 +12,7 @@ from typing import ParamSpec, Protocol
 
 from uploaders.base import OF_NOBODY, CallToErase, Erased, RetryLater, Scope
 from uploaders.durable_file import DurableFile, remove_files, safe_name
+from uploaders.tasks import in_thread
 
 Parameters = ParamSpec("Parameters")
 
@@ -74,7 +75,7 @@ class DirectoryRecordings:
                 await _written(file.write, chunk)
             await _written(file.commit)
         finally:
-            await asyncio.to_thread(file.discard)
+            await in_thread(file.discard)
         return path.as_uri()
 
     async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
@@ -143,7 +144,7 @@ async def _written(
     function: Callable[Parameters, None], *arguments: Parameters.args, **keywords: Parameters.kwargs
 ) -> None:
     try:
-        await asyncio.to_thread(function, *arguments, **keywords)
+        await in_thread(function, *arguments, **keywords)
     except OSError as error:
         reason = f"the recording cannot be written: {error.strerror or error}"
         raise NotKept(RetryLater(reason, Scope.DESTINATION)) from error

@@ -1,9 +1,16 @@
-"""Background tasks: referenced, so that none is lost to the garbage collector, and no error goes unlogged."""
+"""Background tasks: referenced, so that none is lost to the garbage collector, and no error goes unlogged.
+
+And work in threads, which ends before whoever waits for it does.
+"""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from typing import ParamSpec, TypeVar
 
 import structlog
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -37,3 +44,13 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("task_failed", error=type(error).__name__, exc_info=error)
+
+
+async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run it in a thread, and see its end even when cancelled: no file is closed while a thread writes to it."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

@@ -1,5 +1,7 @@
 """Which recording an address means, and what counts as one."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from msgspec.structs import replace
 from gateway.webhooks.recordings import can_be_copied, identity_of
 from spool.records import Record
 from uploaders.base import CallToErase
+from uploaders.durable_file import DurableFile
 from uploaders.recordings import DirectoryRecordings, NotKept, RecordingsBySource
 
 RECORD = Record(
@@ -75,6 +78,36 @@ async def test_each_tenant_has_its_recordings_in_its_own_place(tmp_path: Path) -
     alone = RecordingsBySource(None, {"acme-retell": acme})
     with pytest.raises(NotKept, match=r"set webhooks\.recordings"):
         await alone.put("2026-01-02/retell/c/r.mp3", "audio/mpeg", sound())
+
+
+async def test_cancelling_waits_for_the_thread_that_opens_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is closed under its thread stays open, or is another file by then: nothing of it is left."""
+    loop = asyncio.get_running_loop()
+    opening, go_on, steps = asyncio.Event(), threading.Event(), list[str]()
+    opened, discard = DurableFile.open, DurableFile.discard
+
+    def slow_open(self: DurableFile) -> None:
+        loop.call_soon_threadsafe(opening.set)
+        go_on.wait(5)
+        opened(self)
+        steps.append("opened")
+
+    def noted_discard(self: DurableFile) -> None:
+        steps.append("closed")
+        discard(self)
+
+    monkeypatch.setattr(DurableFile, "open", slow_open)
+    monkeypatch.setattr(DurableFile, "discard", noted_discard)
+    keeping = asyncio.create_task(DirectoryRecordings(tmp_path).put("2026-01-02/retell/c/r.mp3", "audio/mpeg", sound()))
+    await asyncio.wait_for(opening.wait(), 30)
+    keeping.cancel()
+    loop.call_later(0.1, go_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+    assert steps == ["opened", "closed"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 async def sound() -> AsyncIterator[bytes]:
