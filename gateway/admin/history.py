@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,14 +197,22 @@ def drained_in(samples: Sequence[Sample], now_minute: int, waiting: int, minutes
     return waiting * (last.minute - first.minute) / shrinks if shrinks > 0 else None
 
 
-def shrinking(samples: Sequence[Sample], now_minute: int, minutes: int = 5) -> tuple[Lane, ...]:
-    """The lanes of which less waits than some minutes ago."""
-    recent = [sample for sample in samples if sample.minute > now_minute - minutes]
-    if len(recent) < 2:
-        return ()
-    first, last = recent[0], recent[-1]
-    lanes = {Lane.CORE: last.core_waiting < first.core_waiting, Lane.DETAIL: last.detail_waiting < first.detail_waiting}
-    return tuple(lane for lane, less in lanes.items() if less)
+Backlog = Mapping[tuple[str, Lane], int]
+"""What waits in each lane of each destination."""
+
+
+def backlog_of(stats: SpoolStats) -> Backlog:
+    """A notice waits for its object, and says nothing about the cores."""
+    return {
+        (name, lane): counts.queued - (counts.waiting if lane is Lane.CORE else 0)
+        for (name, lane), counts in stats.lanes.items()
+    }
+
+
+def shrinking(before: Backlog, now: Backlog) -> dict[str, tuple[str, ...]]:
+    """By destination, the lanes of which less waits than before."""
+    less = [(name, lane) for (name, lane), count in now.items() if count < before.get((name, lane), 0)]
+    return {name: tuple(lane.value for each, lane in less if each == name) for name, _ in less}
 
 
 def best_rate(samples: Sequence[Sample], now_minute: int, minutes: int = 180) -> int:
@@ -224,7 +232,7 @@ def accepted_per_minute(samples: Sequence[Sample], now_minute: int, minutes: int
 MINUTE = 60_000
 """Milliseconds."""
 _WINDOW = 6
-"""Snapshots of histograms, a minute apart: quantiles are those of the last five minutes."""
+"""Snapshots of histograms and backlogs, a minute apart: what is said of them is of the last five minutes."""
 
 _log = structlog.get_logger("callspool")
 
@@ -246,6 +254,7 @@ class Recorder:
         self._clock = clock
         self._before: _Totals | None = None
         self._histograms: deque[tuple[list[int], ...]] = deque(maxlen=_WINDOW)
+        self._backlogs: deque[Backlog] = deque(maxlen=_WINDOW)
         self._failing = False
 
     async def open(self, directory: Path) -> None:
@@ -268,10 +277,9 @@ class Recorder:
         now = self._clock()
         totals = self._totals(stats)
         before, self._before = self._before or totals, totals
-        waiting = dict.fromkeys(Lane, 0)
-        for (_, lane), counts in stats.lanes.items():
-            # A notice waits for its object, and says nothing about the cores.
-            waiting[lane] += counts.queued - (counts.waiting if lane is Lane.CORE else 0)
+        backlog = backlog_of(stats)
+        self._backlogs.append(backlog)
+        waiting = {lane: sum(count for (_, of), count in backlog.items() if of is lane) for lane in Lane}
         sample = Sample(
             minute=now // MINUTE - 1,
             accepted=max(0, totals.accepted - before.accepted),
@@ -318,7 +326,7 @@ class Recorder:
             if stats is None or not grows or grows < 1
             else 60 * room_of(stats, disk_free_bytes) / grows,
             drained_in_seconds=None if drained is None else 60 * drained,
-            shrinking=tuple(lane.value for lane in shrinking(samples, minute)),
+            shrinking=shrinking(self._backlogs[0], backlog_of(stats)) if self._backlogs and stats else {},
             best_per_minute=best_rate(samples, minute),
             disk_free_bytes=disk_free_bytes,
         )

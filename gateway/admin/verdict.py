@@ -290,7 +290,7 @@ def _forgotten(one: DestinationReport) -> _Trouble:
 
 def _behind(one: DestinationReport, pace: Pace) -> Iterator[_Trouble]:
     for lane in one.lanes:
-        if _keeps_up(lane, pace):
+        if _keeps_up(one.name, lane, pace):
             continue
         name = lane.lane.capitalize()
         yield _Trouble(
@@ -370,7 +370,8 @@ def _keeping_up(status: Status, pace: Pace, lane: Lane) -> Answer:
     stuck = [
         each
         for each, one in lanes
-        if (one.pending > one.held and each.configured and not each.up) or (one.ready and not _keeps_up(one, pace))
+        if (one.pending > one.held and each.configured and not each.up)
+        or (one.ready and not _keeps_up(each.name, one, pace))
     ]
     held = sum(one.held for _, one in lanes)
     if waiting == held:
@@ -386,10 +387,10 @@ def _keeping_up(status: Status, pace: Pace, lane: Lane) -> Answer:
     return Answer("good", f"{name} keep up: yes", told)
 
 
-def _keeps_up(lane: LaneStatus, pace: Pace) -> bool:
+def _keeps_up(destination: str, lane: LaneStatus, pace: Pace) -> bool:
     """Whether nothing waits for long, or ever less does."""
     limit = CORE_SECONDS if lane.lane == Lane.CORE.value else DETAIL_SECONDS
-    return (lane.oldest_ready_seconds or 0) < limit or lane.lane in pace.shrinking
+    return (lane.oldest_ready_seconds or 0) < limit or lane.lane in pace.shrinking.get(destination, ())
 
 
 def _seconds_since(one: DestinationReport, now: str) -> float | None:

@@ -452,8 +452,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Time until large call logs are refused; None: never at this rate, or not known."""
     drained_in_seconds: float | None
     """None: the backlog does not shrink, or that is not known."""
-    shrinking: tuple[str, ...] = ()
-    """The lanes of which less and less waits."""
+    shrinking: dict[str, tuple[str, ...]] = {}
+    """By destination, the lanes of which less and less waits."""
     best_per_minute: int
     """The most deliveries of one minute in the last three hours."""
     disk_free_bytes: int | None

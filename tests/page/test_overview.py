@@ -298,29 +298,31 @@ async def test_only_a_full_disk_is_to_be_emptied(
 
 
 @pytest.mark.parametrize(
-    ("cores", "details", "answers"),
+    ("before", "answers", "behind"),
     [
-        ((400, 500), (9_000, 5_000), ["Cores keep up: no", "Details keep up: yes"]),
-        ((500, 400), (5_000, 9_000), ["Cores keep up: yes", "Details keep up: no"]),
+        ((400, 9_000, 9_000), ["Cores keep up: no", "Details keep up: yes"], ["Cores for endpoint"]),
+        ((600, 4_000, 9_000), ["Cores keep up: yes", "Details keep up: no"], ["Details for endpoint"]),
+        ((600, 9_000, 4_000), ["Cores keep up: yes", "Details keep up: no"], ["Details for bucket"]),
+        ((600, 9_000, 9_000), ["Cores keep up: yes", "Details keep up: yes"], []),
     ],
 )
-async def test_a_lane_keeps_up_by_its_own_backlog(
-    aiohttp_client: AiohttpClient, cores: tuple[int, int], details: tuple[int, int], answers: list[str]
+async def test_each_lane_of_each_destination_keeps_up_by_its_own_backlog(
+    aiohttp_client: AiohttpClient, before: tuple[int, ...], answers: list[str], behind: list[str]
 ) -> None:
-    """A large backlog of one lane that shrinks hides no other one that grows."""
-    endpoint, old = "endpoint", NOW - 7_200_000
-    lanes = {
-        (endpoint, Lane.CORE): LaneCounts(owed=500, ready=500),
-        (endpoint, Lane.DETAIL): LaneCounts(owed=5_000, ready=5_000),
-    }
-    oldest = {(endpoint, Lane.CORE): old, (endpoint, Lane.DETAIL): old}
-    stats = replace(EMPTY, lanes=lanes, oldest_ready=oldest, oldest_pending=oldest)
-    world = AdminFigures(stats=stats, destinations=(UP,))
-    for number in range(2):
-        waiting = cores[number], details[number]
-        world.recorder.history.add(Sample(NOW // 60_000 - 2 + number, 9, 9, 9, *waiting, 0, 0, 0))
+    """A large backlog that shrinks hides no other one that grows, neither of another lane nor of another place."""
+    keys = [("endpoint", Lane.CORE), ("endpoint", Lane.DETAIL), ("bucket", Lane.DETAIL)]
+    old = dict.fromkeys(keys, NOW - 7_200_000)
+
+    def waiting(*counts: int) -> SpoolStats:
+        lanes = {key: LaneCounts(owed=count, ready=count) for key, count in zip(keys, counts, strict=True)}
+        return replace(EMPTY, lanes=lanes, oldest_ready=old, oldest_pending=old)
+
+    world = AdminFigures(stats=waiting(500, 5_000, 5_000), destinations=(UP, replace(UP, name="bucket")))
+    await world.recorder.take(waiting(*before), ())
     verdict = (await (await (await aiohttp_client(world.app)).get("/api/status")).json())["verdict"]
     assert [each["text"] for each in verdict["answers"][1:]] == answers
+    said = " ".join((verdict["headline"], *verdict["others"]))
+    assert re.findall(r"(\w+ for \w+) are behind", said) == behind
 
 
 async def test_a_destination_that_is_up_and_slow_is_not_waited_for(aiohttp_client: AiohttpClient) -> None:
