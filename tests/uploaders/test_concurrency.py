@@ -124,6 +124,16 @@ def test_a_failure_of_one_record_takes_nothing_and_gives_nothing(outcome: Outcom
     assert {lane.attempt(outcome) for _ in range(30)} == {4}
 
 
+@pytest.mark.parametrize("outcome", [FAILED, Refused("HTTP 422"), Refused("HTTP 401", Scope.CREDENTIAL)])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_failure_at_once_makes_no_delivery_slow(outcome: Outcome, first: bool) -> None:
+    """What was rejected before it was read says nothing about how long a delivery takes."""
+    lane = a_lane(8)
+    usual = [lane.attempt(seconds=5.0) for _ in range(0 if first else 10)]
+    assert [lane.attempt(outcome, seconds=0.01) for _ in range(3)] == [8] * 3
+    assert [*usual, *(lane.attempt(seconds=5.0) for _ in range(10))] == [8] * (len(usual) + 10)
+
+
 def test_attempts_that_time_out_take_slots_away() -> None:
     """A destination that hangs is given less to hang with."""
     lane = a_lane(8)

@@ -77,15 +77,20 @@ class ConcurrencyLimit:
         """Learn from an attempt of a record of `size` bytes; `all_in_use` says that no slot was free beside it."""
         if isinstance(outcome, RetryLater) and outcome.scope is Scope.DESTINATION:
             self._cut(THROTTLED_FACTOR, started, now)
-        elif self._is_slow(size, now - started):
+        elif self._is_slow(size, now - started, delivered=isinstance(outcome, Delivered)):
             self._cut(SLOW_FACTOR, started, now)
         elif isinstance(outcome, Delivered) and all_in_use:
             self._limit = min(float(self.most), self._limit + 1 / self._limit)
 
-    def _is_slow(self, size: int, seconds: float) -> bool:
-        """Whether attempts of this size (within a factor of 4) have become slow."""
+    def _is_slow(self, size: int, seconds: float, *, delivered: bool) -> bool:
+        """Whether attempts of this size (within a factor of 4) have become slow.
+
+        A failure may take no time, and is never what is usual.
+        """
         scale = size.bit_length() // 2
         durations = self._durations.get(scale)
+        if not delivered and (durations is None or seconds < durations.usual):
+            return False
         if durations is None:
             durations = self._durations[scale] = _Durations(seconds, seconds)
         durations.add(seconds)
