@@ -8,7 +8,7 @@ from spool.records import BreakerSnapshot, DeliveryKey, Form
 from tests.uploaders.dispatcher_stage import POLICY, Gate, a_stage
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
-from uploaders.base import BreakerState, Delivered, Refused, RetryLater, Scope
+from uploaders.base import BreakerState, Delivered, Outcome, Refused, RetryLater, Scope
 from uploaders.dispatch.circuit_breaker import CircuitBreaker
 
 DOWN = RetryLater("cannot connect: Connection refused", Scope.DESTINATION)
@@ -106,6 +106,26 @@ def test_the_end_of_an_outage_wakes_what_waits_after_the_clock_was_set_back() ->
         return change is not None and change.wake
 
     assert [wakes(10 * HOUR), wakes(10 * HOUR + 1), wakes(9 * HOUR)] == [True, False, True]
+
+
+def test_only_a_delivery_ends_a_streak_of_refusals() -> None:
+    """A probe that is refused as well closes a breaker, and says nothing for the address: none comes back by that."""
+    breaker = CircuitBreaker(replace(POLICY, refusals_before_pause=3), lambda: 0.5)
+    refused = Refused("HTTP 404", maybe_address=True)
+
+    def attempted(number: int, outcome: Outcome) -> None:
+        probe = not breaker.closed
+        if probe:
+            breaker.probe_started()
+        breaker.attempt_ended(DeliveryKey(number, "endpoint", Form.WHOLE), outcome, 10 * HOUR + number, probe=probe)
+
+    for number, outcome in enumerate[Outcome]((refused, DOWN, refused)):
+        attempted(number, outcome)
+    assert (breaker.closed, breaker.take_revival()) == (True, None)
+    attempted(3, refused)
+    assert (breaker.closed, breaker.refusing_everything) == (False, True)
+    attempted(4, Delivered())
+    assert (breaker.closed, breaker.take_revival()) == (True, 10 * HOUR)
 
 
 async def test_a_success_before_the_clock_was_set_back_is_none_since() -> None:

@@ -261,7 +261,6 @@ class CircuitBreaker:
         self._probes = 0
         self._probed.clear()
         self._failed.clear()
-        self._end_streak()
         return Change(True, "deliveries are accepted again", wake)
 
 
