@@ -198,7 +198,6 @@ class GzipBody(Body):
     def finish(self) -> None:
         """End the gzip member."""
         self._write(self._compressor.flush())
-        super().finish()
 
 
 class EnvelopeBody(Body):
@@ -231,7 +230,6 @@ class EnvelopeBody(Body):
             "compression_ratio": _percent_saved(self._original_size, self._compressed_size),
         }
         self._write(b'", ' + json.dumps(sizes).encode()[1:])
-        super().finish()
 
     def _write_base64(self, data: bytes) -> None:
         data = self._carry + data
