@@ -1,4 +1,4 @@
-"""Secrets from files, from systemd's credentials and from commands, instead of from the environment itself.
+"""Reads secrets from files, systemd credentials and commands, so that they need not be in the environment.
 
 A variable of a secret, `NAME`, may be replaced by `NAME_FILE` (a file that holds it), by `NAME_COMMAND` (a command that
 prints it), or by a credential called `NAME` (`LoadCredential=` of systemd); in the TOML file, `token_file` and
@@ -27,9 +27,9 @@ class UnusableSource(Exception):
 
 
 class SecretSources:
-    """Reads secrets from their sources. What is wrong, and what is doubtful, is noted, not raised.
+    """Reads secrets from their sources. It collects problems and warnings, and raises nothing.
 
-    With `read=False` sources are left out unread, for commands that need no secret.
+    With `read=False` no source is read, for commands that need no secret.
     """
 
     def __init__(self, *, read: bool = True) -> None:
@@ -37,12 +37,12 @@ class SecretSources:
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
         self.origins: dict[str, str] = {}
-        """For each variable that was resolved, what its value came from."""
+        """The source of each variable that was resolved."""
         self.files: list[Path] = []
-        """The files that were read, or should have been."""
+        """The files that were read or could not be read."""
 
     def variables(self, environment: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-        """The environment with the values of those secrets that it names a source of."""
+        """The environment, with the value of each secret that it names a source for."""
         resolved = dict(environment)
         for name in names:
             given = [each for each in (name, f"{name}_FILE", f"{name}_COMMAND") if environment.get(each)]
@@ -56,7 +56,7 @@ class SecretSources:
         return resolved
 
     def _source_of(self, name: str, given: list[str], environment: Mapping[str, str]) -> tuple[str, str, str]:
-        """What the value of a variable is to be read from: what to call it, whether it is a file, and where it is."""
+        """The source of a variable: its name in messages, its kind, and the path or command."""
         if given:
             return given[0], FILE if given[0].endswith("_FILE") else COMMAND, environment[given[0]]
         return f"the credential {name}", FILE, self._credential(name, environment.get(CREDENTIALS_DIRECTORY))
@@ -78,7 +78,7 @@ class SecretSources:
         return str(path)
 
     def layer(self, layer: Layer, secrets: Iterable[KeyPath]) -> Layer:
-        """A layer of a file with the values of its secrets; `secrets` are the paths where one may stand."""
+        """The layer of a file, with the values of its secrets; `secrets` are the paths of secret settings."""
         tree = layer.tree
         origins: dict[KeyPath, str] = dict(layer.origins)
         for *above, name in secrets:
@@ -103,7 +103,7 @@ class SecretSources:
         return Layer(tree, origins)
 
     def _value(self, label: str, kind: str, source: object, origin: str | None = None) -> str | None:
-        """The secret; None, with the reason noted, where the source gives none."""
+        """The secret; None where it cannot be read, and then the problem is noted."""
         try:
             if kind == COMMAND:
                 return _output_of(source)
@@ -121,12 +121,12 @@ class SecretSources:
 
 
 def loose_file_warning(path: Path, what: str) -> str:
-    """A sentence about a file with secrets that every user of the machine can read."""
+    """The warning about a file with secrets that every user of the machine can read."""
     return f"{path} ({what}) holds secrets, and every user of this machine can read it: chmod o-rwx {path}"
 
 
 def readable_by_all(path: Path) -> bool:
-    """Whether users can read a file who are neither its owner nor in its group."""
+    """Whether users other than the owner and the group can read a file."""
     try:
         return bool(path.stat().st_mode & 0o004)
     except OSError:
@@ -134,7 +134,7 @@ def readable_by_all(path: Path) -> bool:
 
 
 def _content_of(path: Path) -> tuple[str, bool]:
-    """What a file holds, and whether everybody can read it. Raises `UnusableSource`."""
+    """The content of a file, and whether everybody can read it. Raises `UnusableSource`."""
     try:
         # Links are followed: Kubernetes makes the files of a secret links. A pipe, as shells give, is read to its end.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

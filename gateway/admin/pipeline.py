@@ -1,6 +1,6 @@
-"""What a pipeline made of calls: similar ones, those with certain words, its queue, and callbacks.
+"""The admin API of a pipeline: similar calls, search, its queue, and callbacks.
 
-Summaries are what was said on the phone: they are shown to whoever presents a token, and to nobody else.
+Summaries tell what was said on the phone, so they are shown only to clients that present a token.
 """
 
 from collections.abc import Awaitable, Callable
@@ -43,7 +43,7 @@ Handler = Callable[[web.Request, "Pipeline"], Awaitable[web.Response]]
 
 
 class PipelineHandlers:
-    """Answers what is asked of a pipeline."""
+    """Handles requests about the pipeline."""
 
     def __init__(self, gateway: GatewayView) -> None:
         self._gateway = gateway
@@ -77,7 +77,7 @@ class PipelineHandlers:
         return answer(InsightList(tuple([_entry(each.call_id, each.score, each.insight) for each in found])))
 
     async def search(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """The newest calls of the caller's tenant with all of these words."""
+        """The newest calls of the caller's tenant that contain all of these words."""
         order = await order_of(request, SearchOrder)
         query = TextQuery(
             request[CALLER].tenant or order.project, order.text, _limited(order.limit), order.agent, order.number,
@@ -87,7 +87,7 @@ class PipelineHandlers:
         return answer(InsightList(tuple([_entry(each.call_id, msgspec.UNSET, each) for each in found])))
 
     async def status(self, _request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """The queue, and what it waits for."""
+        """The state of the queue, and why it waits."""
         status = await pipeline.status()
         oldest = status.oldest_queued
         obstacle = pipeline.runner.obstacle if pipeline.runner else None
@@ -104,7 +104,7 @@ class PipelineHandlers:
         )
 
     async def redo(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """Queue calls once more, or say how many answers that would cost."""
+        """Queue calls again; with `dry_run`, only report how many paid answers that would take."""
         order = await order_of(request, RedoOrder)
         if order.state is not None and order.state.upper() not in JobState.__members__:
             raise ValueError(f"state should be one of {', '.join(JobState.__members__).lower()}")
@@ -115,7 +115,7 @@ class PipelineHandlers:
         return answer(RedoDone(plan.calls, plan.paid, order.dry_run))
 
     async def callbacks(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """Who waits to be called back, and what became of others."""
+        """List callbacks, those that wait and those that ended."""
         query = request.query
         check_parameters(request, ("project", "state"))
         state = query.get("state")
@@ -125,28 +125,28 @@ class PipelineHandlers:
         return answer(CallbackList(tuple([_callback(each) for each in found])))
 
     async def cancel(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """Call somebody back no more."""
+        """Cancel a callback that waits."""
         order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.cancel(order.project, order.call_id, "an operator cancelled it")
         return answer(CallbackDone(order.call_id, "cancelled")) if done else _no_callback()
 
     async def run(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """Call somebody back now, as far as hours and limits allow."""
+        """Make a callback due now; calling hours and limits still apply."""
         order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.hasten(order.project, order.call_id)
         return answer(CallbackDone(order.call_id, "waiting")) if done else _no_callback()
 
     async def finish(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """Somebody has called them: there is nothing left to do."""
+        """Mark a callback as made by hand."""
         order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         done = await pipeline.callbacks.cancel(order.project, order.call_id, "called by hand", CallbackState.DONE)
         return answer(CallbackDone(order.call_id, "done")) if done else _no_callback()
 
     async def reopen(self, request: web.Request, pipeline: "Pipeline") -> web.Response:
-        """Let a callback that was cancelled, or done by hand, wait again."""
+        """Reopen a callback that was cancelled or made by hand."""
         order = await order_of(request, CallbackOrder)
         note(request, call_id=order.call_id)
         if await pipeline.callbacks.reopen(order.project, order.call_id):
@@ -165,7 +165,7 @@ class PipelineHandlers:
 
     def _with_pipeline(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            """Answer for a gateway without a pipeline, and for models and databases that are not well."""
+            """Answer for a gateway without a pipeline, and where a request, a model or the store fails."""
             pipeline = self._gateway.pipeline
             if pipeline is None:
                 hint = "Set CALLSPOOL_PIPELINE=local beside CALLSPOOL_DATABASE_URL: docs/pipeline.md."

@@ -1,4 +1,4 @@
-"""Orders to salvage and to rekey: long work, answered by lines, the last of which says how it ended."""
+"""Orders to salvage and to rekey. Both take long: the answer is lines of progress, and the last line is the result."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,7 +10,6 @@ import msgspec
 from gateway.live_calls import ENDED, STARTED
 from spool.admin.rekey import Rekeyed, Rekeying
 from spool.errors import SpoolError
-from spool.salvage.importer import Step
 from spool.salvage.model import Tally
 from spool.salvage.service import SalvageService, Task
 
@@ -65,9 +64,9 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     lost_span_rows: int = 0
     """Rows of such spans that cannot be read."""
     incomplete: bool = False
-    """Whether something of the directory is lost."""
+    """Whether a part of what the directory held is lost."""
     complete: bool = False
-    """Whether everything in the directory is in the spool now, or had ended, so that it is no longer needed."""
+    """Whether the directory is no longer needed: all its records are in the spool now, or had ended."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -84,15 +83,15 @@ class NothingToDo(msgspec.Struct, frozen=True, tag="nothing"):
 Line = Progress | Report | Failed | NothingToDo
 
 
-# Carries an order to salvage out, and reports how it goes.
+# Carries out an order to salvage, and reports its progress.
 
 SUPERSEDES = {STARTED: ENDED}
-"""The start of a call is of no use after its end: the last write would win."""
+"""A start is not delivered after the end of its call, which it would overwrite: the last write wins."""
 REPORT_SECONDS = 0.2
 
 
 async def carry_out(salvage: SalvageService, order: SalvageOrder) -> AsyncGenerator[Line, None]:
-    """Import one directory after the other; what fails for one keeps no other from being imported."""
+    """Import one directory after the other. Where one fails, the others are imported all the same."""
     if order.directory is not None:
         tasks = [Task(Path(order.directory), order.adopt, order.dry_run)]
     else:
@@ -109,7 +108,7 @@ async def carry_out(salvage: SalvageService, order: SalvageOrder) -> AsyncGenera
 
 
 async def _reported(salvage: SalvageService, task: Task) -> AsyncGenerator[Line, None]:
-    """Its steps, not all of them, and its report."""
+    """The progress of a task, at most once every `REPORT_SECONDS`, and its report."""
     loop = asyncio.get_running_loop()
     reported_at = 0.0
     async with aclosing(salvage.carry_out(task, SUPERSEDES)) as steps:
@@ -118,11 +117,7 @@ async def _reported(salvage: SalvageService, task: Task) -> AsyncGenerator[Line,
                 yield _report(task, step)
             elif loop.time() - reported_at >= REPORT_SECONDS:
                 reported_at = loop.time()
-                yield _progress(step)
-
-
-def _progress(step: Step) -> Progress:
-    return Progress(step.what, step.done, step.total)
+                yield Progress(step.what, step.done, step.total)
 
 
 def _report(task: Task, tally: Tally) -> Report:
@@ -144,25 +139,26 @@ def _report(task: Task, tally: Tally) -> Report:
     )
 
 
-# Rekeying: all that is in a spool is brought under its current key.
+# Rekeying: everything in a spool is brought under its current key.
 
 
 class RekeyReport(msgspec.Struct, frozen=True, tag="rekeyed"):
-    """What was done."""
+    """The result of a rekey: how much was not under the current key before."""
 
     key_id: str
     """The name of the main key that everything is under now."""
     epochs: int
-    """Keys of epochs that were wrapped by an older main key."""
+    """Epoch keys that an older main key had wrapped."""
     records: int
-    """Call logs that lay plain."""
+    """Call logs that were not encrypted."""
     tokens: int
+    """Tokens that were not encrypted."""
     spans: int
-    """Posts of spans that lay plain."""
+    """Posts of spans that were not encrypted."""
 
 
 class RekeyFailed(msgspec.Struct, frozen=True, tag="failed"):
-    """Why it did not come to its end; what was done until then stays."""
+    """Why a rekey stopped. What it did before that stays done."""
 
     reason: str
 
@@ -171,7 +167,7 @@ RekeyLine = Progress | RekeyReport | RekeyFailed
 
 
 async def rekey(rekeying: Rekeying) -> AsyncGenerator[RekeyLine, None]:
-    """Rekey, and report how it goes."""
+    """Rekey a spool, and report the progress."""
     loop = asyncio.get_running_loop()
     reported_at = 0.0
     try:

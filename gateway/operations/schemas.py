@@ -162,7 +162,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The version that wrote it."""
 
 
-def document_name(entry: "DeliveryEntry") -> str:
+def document_name(entry: DeliveryEntry) -> str:
     """The path of a delivery's document below the folder, but for the suffix of encrypted ones.
 
     A form of a record is the same document for every destination; only a notice names an object of its own.
@@ -209,27 +209,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         cls, entry: DeliveryEntry, file: str | None, digest: str | None, size: int, problem: str | None
     ) -> "DeadLetter":
         """The line about a delivery: `size` and `digest` are those of the file."""
-        return cls(
-            record_id=entry.record_id,
-            call_id=entry.call_id,
-            agent_id=entry.agent_id,
-            event=entry.event,
-            environment=entry.environment,
-            destination=entry.destination,
-            form=entry.form,
-            state=entry.state,
-            reason=entry.reason,
-            attempts=entry.attempts,
-            accepted_at=entry.accepted_at,
-            since=entry.since,
-            idempotency_key=entry.idempotency_key,
-            file=file,
-            sha256=digest,
-            file_bytes=size,
-            problem=problem,
-            via=entry.via,
-            tenant=entry.tenant,
-        )
+        shared = {name: getattr(entry, name) for name in cls.__struct_fields__ if name in entry.__struct_fields__}
+        return cls(**shared, file=file, sha256=digest, file_bytes=size, problem=problem)
 
 
 IMPORT_TYPE = "application/vnd.callspool.dead-letter"
