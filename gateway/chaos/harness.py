@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import random
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ import aiohttp
 
 from config.loader import Loaded
 from config.settings import Settings
+from config.values import ListenAddress
 from gateway.chaos.oracle import Notes, Verdict, judge
 from gateway.chaos.traffic import Agents, ChaosEndpoint, FaultMode
 from gateway.logs import configure_logging
@@ -25,6 +27,13 @@ from spool.sandbox import module_command
 
 START_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+
+
+def free_address() -> ListenAddress:
+    """An address of this machine that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return ListenAddress("127.0.0.1", int(probe.getsockname()[1]))
 
 
 class GatewayFailed(Exception):
@@ -80,9 +89,13 @@ class GatewayUnderTest:
         return True
 
     async def figures(self) -> dict[str, float]:
-        """The sums of some metrics: `dead_records` and `unaccounted_records`."""
-        async with aiohttp.ClientSession(trust_env=False) as session, session.get(f"{self._admin_url}/metrics") as got:
-            text = await got.text()
+        """The sums of some metrics: `dead_records` and `unaccounted_records`. Raises `GatewayFailed`."""
+        url = f"{self._admin_url}/metrics"
+        try:
+            async with aiohttp.ClientSession(trust_env=False) as session, session.get(url) as got:
+                text = await got.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise GatewayFailed(f"the gateway under test no longer answers; its log is {self._log}") from error
         return {name: _sum(text, f"callspool_{name}") for name in ("dead_records", "unaccounted_records")}
 
     async def _end(self, how: signal.Signals) -> None:

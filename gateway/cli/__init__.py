@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -45,6 +46,27 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class KeyFile(click.ParamType[str]):
+    """A file that holds one key, or `-` for standard input; gives the key."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The key without the blanks around it; ends the command where the file holds none."""
+        file = click.File(encoding="ascii", errors="replace").convert(value, param, ctx)
+        key = str(file.read()).strip()
+        if value != "-":
+            file.close()
+        if not fits_a_header(key):
+            self.fail(f"{value} holds no key: a key has visible ASCII characters only", param, ctx)
+        return key
+
+
+def fits_a_header(token: str) -> bool:
+    """Whether a token has visible ASCII characters only."""
+    return bool(token) and token.isascii() and token.isprintable()
 
 
 EPILOG = (
@@ -116,8 +138,17 @@ COMMANDS = {
 }
 
 
+class OutputFailed(click.ClickException):
+    """Standard output takes nothing more: the disk behind it is full, or failed."""
+
+
 class LazyGroup(click.Group):
     """The commands of the table above. A command loads what it imports, and no other command's imports."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line; --help and --version, too, find streams that can be written to."""
+        secure_standard_streams()
+        return super().main(*args, **extra)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -132,7 +163,10 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; with --json, what is wrong with the command line is JSON, too."""
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # at the exit it would be too late to say that it fails
         except click.ClickException as error:
             if WITH_JSON not in ctx.meta:
                 raise
@@ -168,6 +202,22 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name].summary) for name in sorted(COMMANDS)])
 
 
+class _StandardOutput(io.FileIO):
+    """Standard output, whose failures cannot be taken for those of a file that a command writes."""
+
+    def write(self, data: Any) -> int:
+        """See `io.FileIO`. Raises `OutputFailed`, and `BrokenPipeError` where nobody reads any more."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What is left in buffers goes there: the flush at the exit would fail again.
+            with Path(os.devnull).open("wb") as nothing:
+                os.dup2(nothing.fileno(), self.fileno())
+            raise OutputFailed(f"Standard output cannot be written to: {error.strerror}.") from None
+
+
 def secure_standard_streams() -> None:
     """Open /dev/null for those that are closed, and escape what an encoding has no character for.
 
@@ -183,6 +233,10 @@ def secure_standard_streams() -> None:
             setattr(sys, name, stream)
         if mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and isinstance(getattr(out.buffer, "raw", out.buffer), io.FileIO):
+        buffer = io.BufferedWriter(_StandardOutput(out.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(buffer, out.encoding, out.errors, line_buffering=out.line_buffering)
 
 
 @click.group(
@@ -193,7 +247,6 @@ def secure_standard_streams() -> None:
 @click.version_option(package_name="callspool", prog_name="callspool", message="%(prog)s %(version)s")
 def main() -> None:
     """A durable ingest gateway for the call logs of AI voice agents."""
-    secure_standard_streams()
 
 
 _JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON, errors included.")

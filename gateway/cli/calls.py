@@ -4,19 +4,19 @@
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
 
 import click
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from config.values import ListenAddress
 from gateway.calls import MOST_CALLS, CallEntry, CallList, LiveEntry, LiveList
 from gateway.cli.client import Refused, admin_option, ask, download, explained, tell
-from gateway.cli.output import Responsive, indented, output, plain, table
+from gateway.cli.output import Responsive, output, plain, table, with_lines
 from gateway.cli.tables import describe
+from gateway.formatting import bytes_text, count_text
 from gateway.operations.pipeline import InsightList
 from gateway.trace_schemas import CallTrace
 from uploaders.stores.completion import CallState
@@ -49,8 +49,8 @@ def _of(tenant: str | None) -> dict[str, str]:
 def calls(context: click.Context, address: ListenAddress, *, live: bool, as_json: bool) -> None:
     """List and show the calls in the store of this gateway; with --live, the calls in progress."""
     if context.invoked_subcommand is not None:
-        if live:
-            raise click.UsageError("--live takes no command after it.")
+        if live or as_json:
+            raise click.UsageError(f"{'--live' if live else '--json'} takes no command after it.")
         return
     if not live:
         raise click.UsageError(f"Give a command, or --live.\n\n{context.get_help()}")
@@ -144,8 +144,11 @@ def similar(text_or_call_id: str, address: ListenAddress, *, limit: int, tenant:
     with explained():
         body = b""
         if len(text_or_call_id.split()) == 1:
-            with suppress(UnknownCall), _unless_unknown():
+            try:
                 body = tell(address, _encode({"call_id": text_or_call_id, **given}), "api", "calls", "similar")
+            except Refused as error:
+                if error.code != "unknown_call":
+                    raise
         body = body or tell(address, _encode({"text": text_or_call_id, **given}), "api", "calls", "similar")
         _print_found(body, as_json=as_json)
 
@@ -171,20 +174,6 @@ def search(
         _print_found(tell(address, _encode(order), "api", "calls", "search"), as_json=as_json)
 
 
-class UnknownCall(Exception):
-    """It is no call's id."""
-
-
-@contextmanager
-def _unless_unknown() -> Iterator[None]:
-    try:
-        yield
-    except Refused as error:
-        if error.code != "unknown_call":
-            raise
-        raise UnknownCall from None
-
-
 def _print_found(body: bytes, *, as_json: bool) -> None:
     if as_json:
         click.echo(bytes(_decode_members(body)["calls"]).decode())
@@ -197,13 +186,8 @@ def _print_found(body: bytes, *, as_json: bool) -> None:
         columns = (each.call_id, score, each.started_at, each.agent_id, each.customer_number, each.summary)
         wide.add_row(*[plain(column or "-") for column in columns])
         lines = (_whose(each.agent_id, each.customer_number), each.summary)
-        narrow.add_row(_with_lines(each.call_id, lines), plain(score), plain(each.started_at or "-"))
+        narrow.add_row(with_lines(each.call_id, lines), plain(score), plain(each.started_at or "-"))
     output().print(Responsive(wide, narrow) if found else plain("No calls.", "dim"))
-
-
-def _with_lines(call_id: str, lines: Iterable[str | None]) -> RenderableType:
-    """For 80 columns: the id of a call, and below it, a line each, what has no column there."""
-    return Group(plain(call_id, "bold"), *[indented(line, "") for line in lines if line])
 
 
 def _whose(agent_id: str | None, customer_number: str | None) -> str:
@@ -214,19 +198,18 @@ def _whose(agent_id: str | None, customer_number: str | None) -> str:
 
 def _live_table(found: tuple[LiveEntry, ...]) -> RenderableType:
     numbers = ("Silent", "Turns", "Bytes")
-    shown = table("Call", "State", "Since", "Silent", "Turns", "Bytes", "Agent", "Tenant", numbers=numbers)
+    wide = table("Call", "State", "Since", *numbers, "Agent", "Tenant", numbers=numbers)
+    narrow = table("Call", "State", *numbers, numbers=numbers)
     for call in found:
-        shown.add_row(
-            plain(call.call_id),
-            plain(call.state, "red" if call.state == "lost" else "green"),
-            plain(call.first_heard_at),
-            plain("-" if call.silent_seconds is None else f"{call.silent_seconds:.0f} s"),
-            plain(call.turns),
-            plain(call.bytes),
-            plain(call.agent_id or "-"),
-            plain(call.tenant or "-"),
-        )
-    return shown
+        state = plain(call.state, "red" if call.state == "lost" else "green")
+        silent = "-" if call.silent_seconds is None else f"{call.silent_seconds:.0f} s"
+        figures = [plain(figure) for figure in (silent, count_text(call.turns), bytes_text(call.bytes))]
+        whose = [plain(call.agent_id or "-"), plain(call.tenant or "-")]
+        wide.add_row(plain(call.call_id), state, plain(call.first_heard_at), *figures, *whose)
+        tenant = f"tenant {call.tenant}" if call.tenant else None
+        lines = (f"since {call.first_heard_at}", _whose(call.agent_id, None), tenant)
+        narrow.add_row(with_lines(call.call_id, lines), state, *figures)
+    return Responsive(wide, narrow)
 
 
 def _table(found: tuple[CallEntry, ...]) -> RenderableType:
@@ -240,7 +223,7 @@ def _table(found: tuple[CallEntry, ...]) -> RenderableType:
         wide.add_row(plain(call.call_id), _state(call), began, *[plain("-" if v is None else v) for v in others])
         length = [f"{seconds} s"] * (seconds is not None) + [f"{turns} turns"] * (turns is not None)
         lines = (", ".join(length), _whose(call.agent_id, call.customer_number), call.reason)
-        narrow.add_row(_with_lines(call.call_id, lines), _state(call), began)
+        narrow.add_row(with_lines(call.call_id, lines), _state(call), began)
     return Responsive(wide, narrow)
 
 

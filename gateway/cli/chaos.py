@@ -3,8 +3,6 @@
 import asyncio
 import secrets
 import shutil
-import socket
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ from config.settings import AuditSettings, Settings, TracesSettings, WhispeySett
 from config.sources import WebhookSettings
 from config.values import KIB, MIB, ListenAddress
 from gateway.cli import Exit, FiniteRange
-from gateway.cli.options import configuration_options, loaded_or_exit
+from gateway.cli.options import configuration_options, folder_beside, loaded_or_exit
 from gateway.cli.output import complain, output, plain, table
 from gateway.formatting import count_text
 from uploaders.document.options import Large
@@ -65,14 +63,16 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
     from gateway.chaos.oracle import Notes  # noqa: PLC0415  # see above
 
     settings = loaded_or_exit(file, local=local).settings
-    settings.spool.dir.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="callspool-chaos-", dir=settings.spool.dir.parent))
-    notes = Notes()
+    folder, notes = folder_beside(settings.spool.dir, "callspool-chaos-"), Notes()
     try:
         outcome = asyncio.run(_check(settings, folder, Plan(seconds, kills, seed), notes))
     except GatewayFailed as error:
         complain(f"{error}.", hint="Its spool and log were kept.")
         raise SystemExit(Exit.FAILED) from None
+    except KeyboardInterrupt:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if keep or not outcome.passed:
         complain(f"Spool and log of the gateway under test: {folder}", style="dim")
     else:
@@ -86,11 +86,11 @@ def chaos(file: Path | None, *, local: bool, seconds: float, kills: int, seed: i
 
 
 async def _check(settings: Settings, folder: Path, plan: "Plan", notes: "Notes") -> "Outcome":
-    from gateway.chaos.harness import GatewayUnderTest, run_scenario  # noqa: PLC0415  # see above
+    from gateway.chaos.harness import GatewayUnderTest, free_address, run_scenario  # noqa: PLC0415  # see above
     from gateway.chaos.traffic import Agents, ChaosEndpoint  # noqa: PLC0415  # the other commands start without loading a server
 
     async with ChaosEndpoint(notes) as endpoint:
-        intake, admin = free_port(), free_port()
+        intake, admin = free_address(), free_address()
         changed = settings_under_test(settings, folder, endpoint.url, intake, admin)
         gateway = GatewayUnderTest(changed, f"http://{admin}", folder / "gateway.log")
         token = settings.intake.token.get_secret_value() if settings.intake.token else None
@@ -149,13 +149,6 @@ def _endpoint_under_test(settings: Settings, url: str) -> HttpDestination:
             "retry": RetrySettings(initial=min(model.retry.initial, LONGEST_RETRY_SECONDS), max=LONGEST_RETRY_SECONDS),
         }
     )
-
-
-def free_port() -> ListenAddress:
-    """An address of this machine that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return ListenAddress("127.0.0.1", int(probe.getsockname()[1]))
 
 
 def describe(outcome: "Outcome", notes: "Notes") -> RenderableType:

@@ -26,7 +26,7 @@ from config.values import (
     parse_duration,
     split_tokens,
 )
-from gateway.cli import Exit
+from gateway.cli import Exit, fits_a_header
 from gateway.cli.output import complain
 from gateway.runbooks import RUNBOOK_OF
 
@@ -60,7 +60,7 @@ class BrokenOff(NoGateway):
     """The gateway's answer ended in the middle: what came of an order is not known."""
 
 
-NO_LAST_LINE = BrokenOff("The answer of the gateway ended before its last line; the outcome is unknown")
+NO_LAST_LINE = "The answer of the gateway ended before its last line; the outcome is unknown"
 
 
 class Refused(Exception):
@@ -291,9 +291,11 @@ def _answer(
 ) -> Iterator[http.client.HTTPResponse]:
     """An answer that is no error; raises NoGateway where none begins, and BrokenOff where one does not end.
 
+    Where an order was sent and no answer begins, that is BrokenOff, too: the gateway may have carried it out.
+
     Where no gateway runs, and the command may do without one, its spool answers.
     """
-    begun = False
+    sent = begun = False
     address = _stopped_gateway() or address
     connection = connect(address, "admin", _TIMEOUT_SECONDS)
     target = "/" + "/".join(quote(part, safe="") for part in path)
@@ -307,6 +309,7 @@ def _answer(
             if stopped is None:
                 raise
             address, connection = stopped, connect(stopped, "admin", _TIMEOUT_SECONDS)
+        sent = method != "GET"
         connection.request(method, target, body=body, headers={**_credentials(address), **(headers or {})})
         response = connection.getresponse()
         if response.status != 200:
@@ -314,10 +317,12 @@ def _answer(
         begun = True
         yield response
     except (OSError, http.client.HTTPException) as error:
+        outcome = "" if method == "GET" else "; the outcome is unknown"
         if begun:
-            outcome = "" if method == "GET" else "; the outcome is unknown"
             raise BrokenOff(f"The answer of the gateway at {address} ended in the middle{outcome}") from error
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if sent and isinstance(error, OSError):
+            raise BrokenOff(f"The gateway at {address} did not answer: {reason}{outcome}") from error
         raise NoGateway(f"No gateway answers at {address}: {reason}") from error
     finally:
         connection.close()
@@ -399,7 +404,15 @@ def _configured_token() -> str | None:
         for problem in sources.problems:
             complain(f"The admin token cannot be read: {problem}.")
             raise SystemExit(Exit.USAGE)
-    return next(iter(split_tokens(text or "")), None)
+    return _sendable(next(iter(split_tokens(text or "")), None), "admin listener")
+
+
+def _sendable(token: str | None, where: str) -> str | None:
+    """The token; ends the command where no header can carry it."""
+    if token is None or fits_a_header(token):
+        return token
+    complain(f"The token of the {where} is none: a token has visible ASCII characters only.")
+    raise SystemExit(Exit.USAGE)
 
 
 def local_token() -> str | None:
@@ -418,10 +431,10 @@ def _spool_directory() -> Path:
 
 def intake_token() -> str | None:
     """The token of the intake: from the environment, or from the configuration file."""
-    token = os.environ.get("CALLSPOOL_INTAKE_TOKEN")
+    token = os.environ.get("CALLSPOOL_INTAKE_TOKEN") or None
     settings = None if token else settings_of_gateway(read_secrets=True)
     if settings is None or settings.intake.token is None:
-        return token
+        return _sendable(token, "intake")
     return settings.intake.token.get_secret_value()
 
 
@@ -484,6 +497,9 @@ def explained() -> Iterator[None]:
     except Refused as error:
         complain(str(error), hint=error.hint, runbook=error.runbook)
         raise SystemExit(Exit.UNKNOWN_CALL if error.code in _UNKNOWN else Exit.FAILED) from None
+    except UnicodeEncodeError:
+        complain("The command line has characters that are not UTF-8.")
+        raise SystemExit(Exit.USAGE) from None
     except msgspec.DecodeError as error:
         complain(
             f"The gateway runs another version of callspool: {error}",

@@ -12,13 +12,13 @@ from hashlib import sha256
 from importlib.metadata import version
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 import click
 import msgspec
 
 from config.values import ListenAddress, split_tokens
-from gateway.cli import Exit
+from gateway.cli import Exit, KeyFile
 from gateway.cli.client import (
     NoGateway,
     Refused,
@@ -32,7 +32,16 @@ from gateway.cli.client import (
 )
 from gateway.cli.deliveries import Wording, count_of, give, ordering, require_selection
 from gateway.cli.output import complain, json_option, output, progress_bar, result
-from gateway.cli.tables import dead_letters, entries, limit_option, list_entries, report, select_by, selecting
+from gateway.cli.tables import (
+    dead_letters,
+    entries,
+    limit_option,
+    list_entries,
+    report,
+    require_known,
+    select_by,
+    selecting,
+)
 from gateway.formatting import bytes_text, count_text, counted
 from gateway.operations.schemas import (
     DOCUMENTS,
@@ -117,12 +126,15 @@ def export(
     """
     selects = select_by(("dead",), **selection)
     require_selection(selects, everything=everything)
-    if (directory / INDEX).exists():
+    if os.path.lexists(directory / INDEX):
         complain(f"{directory} holds an export already: its {INDEX} would be replaced.", hint="Name another directory.")
         raise SystemExit(Exit.USAGE)
     with explained():
+        total, _ = count_of(address, OrderName.REPLAY, [OrderRequest(select=select) for select in selects])
+        if not total:
+            require_known(address, selects)
         try:
-            written, unread, size = _Export(address, directory.absolute(), ring).run(selects)
+            written, unread, size = _Export(address, directory.absolute(), ring).run(selects, total)
         except OSError as error:
             complain(f"{directory} cannot be written: {error.strerror or error}.")
             raise SystemExit(Exit.FAILED) from None
@@ -140,7 +152,7 @@ class _Export:
         self._directory = directory
         self._main = ring.keys[0] if ring is not None else None
 
-    def run(self, selects: Sequence[Select]) -> tuple[int, int, int]:
+    def run(self, selects: Sequence[Select], total: int) -> tuple[int, int, int]:
         """How many letters were written, how many of their documents could not be read, and how large the rest is."""
         make_directories(self._directory / DOCUMENTS)
         index = DurableFile(self._directory, self._directory / INDEX)
@@ -149,7 +161,7 @@ class _Export:
             index.open()
             exported_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             index.write(_line(Header(format=FORMAT, exported_at=exported_at, callspool=version("callspool"))))
-            for letter in self._letters(selects):
+            for letter in self._letters(selects, total):
                 index.write(_line(letter))
                 written += 1
                 unread += letter.file is None
@@ -159,11 +171,9 @@ class _Export:
             index.discard()
         return written, unread, size
 
-    def _letters(self, selects: Sequence[Select]) -> Iterator[DeadLetter]:
+    def _letters(self, selects: Sequence[Select], total: int) -> Iterator[DeadLetter]:
         """Each letter once its document is on the disk; the pages are read as they are needed."""
         found = chain.from_iterable(entries(self._address, select) for select in selects)
-        requests = [OrderRequest(select=select) for select in selects]
-        total, _ = count_of(self._address, OrderName.REPLAY, requests)
         with progress_bar() as tell:
             for done, entry in enumerate(found, 1):
                 yield self._letter(entry)
@@ -233,13 +243,13 @@ _decode_answer = msgspec.json.Decoder(ImportResult).decode
 @click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--to", required=True, metavar="NAME", help="Destination to deliver them to.")
 @click.option("--from", "origin", metavar="NAME", help="Only dead letters of this destination.")
-@click.option("--key", "file", type=click.File(), metavar="FILE", help="File with the key to send with (- for stdin).")
+@click.option("--key", type=KeyFile(), metavar="FILE", help="File with the key to send with (- for stdin).")
 @click.option("--dry-run", is_flag=True, help="Show what would be imported; change nothing.")
 @_key_file
 @json_option
 @admin_option
 def import_(
-    directory: Path, address: ListenAddress, *, to: str, origin: str | None, file: TextIO | None, dry_run: bool,
+    directory: Path, address: ListenAddress, *, to: str, origin: str | None, key: str | None, dry_run: bool,
     ring: KeyRing | None,
 ) -> None:  # fmt: skip
     """Queue what `callspool dead export` wrote to DIRECTORY for a destination of this gateway.
@@ -253,7 +263,6 @@ def import_(
         summary = {"to": to, "call_logs": len(found), "dry_run": True}
         result(summary, f"Would import {count_text(len(found))} call logs. Nothing was changed.", "")
         return
-    key = None if file is None else file.read().strip()
     outcomes: Counter[str] = Counter()
     with explained(), progress_bar() as tell:
         for done, letters in enumerate(found, 1):
@@ -282,6 +291,11 @@ def _call_logs(directory: Path, origin: str | None) -> Iterator[list[DeadLetter]
         hint = "`callspool dead export DIRECTORY` writes one."
         complain(f"{directory / INDEX} is not an index of dead letters: {error}", hint=hint)
         raise SystemExit(Exit.FAILED) from None
+    destinations = sorted({one.destination for one in letters})
+    if origin is not None and origin not in destinations:
+        hint = f"It has those of: {', '.join(destinations) or 'none'}."
+        complain(f"{directory} has no dead letters of {origin}.", hint=hint)
+        raise SystemExit(Exit.USAGE)
     wanted = [one for one in letters if origin in (None, one.destination) and one.file is not None]
     for _, of_record in groupby(wanted, key=lambda one: one.record_id):
         # A notice names an object in the bucket of the gateway that exported it.
@@ -439,8 +453,9 @@ def replay(
     if wait is not None and not dry_run:
         with explained():
             keys = [one.key for one in chain.from_iterable(entries(address, select) for select in selects)]
-    give(address, OrderName.REPLAY, requests, Wording("replay", "Replayed", _LETTERS), dry_run=dry_run, yes=yes)
-    if keys and wait is not None:
+    wording = Wording("replay", "Replayed", _LETTERS)
+    replayed = give(address, OrderName.REPLAY, requests, wording, dry_run=dry_run, yes=yes)
+    if replayed and wait is not None:
         _wait(address, keys, wait)
 
 

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 import click
 import msgspec
 
 from config.values import ListenAddress
-from gateway.cli import Exit
+from gateway.cli import Exit, KeyFile
 from gateway.cli.client import Command, admin_option, explained, tell
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar
 from gateway.cli.tables import limit_option, list_entries, queued, require_known, select_by, selecting
@@ -66,10 +66,11 @@ def give(
     dry_run: bool,
     yes: bool,
     final: bool = False,
-) -> None:
-    """Give an order, one request for each selection. An interruption is reported with what was done.
+) -> bool:
+    """Give an order, one request for each selection; whether it was carried out.
 
-    A `final` one, which cannot be undone, is confirmed: at a terminal, or by --yes.
+    An interruption is reported with what was done. A `final` order, which cannot be undone, is confirmed: at a
+    terminal, or by --yes.
     """
     with explained():
         matched, matched_bytes = count_of(address, name, requests)
@@ -89,8 +90,10 @@ def give(
             raise click.UsageError(f"There is no terminal to ask at: pass --yes to {wording.verb} {found}.")
         elif yes or not is_a_terminal() or click.confirm(f"{wording.verb.capitalize()} {found}?", err=True):
             _carry_out(address, name, requests, wording, matched)
+            return True
         else:
             complain("Nothing was changed.", style="yellow")
+    return False
 
 
 def is_a_terminal() -> bool:
@@ -229,8 +232,7 @@ def reroute(
 @selecting
 @click.option(
     "--key",
-    "file",
-    type=click.File(),
+    type=KeyFile(),
     metavar="FILE",
     help="File with the new key (- for stdin); at a terminal you are asked.",
 )
@@ -240,7 +242,7 @@ def reroute(
 def replace_token(
     address: ListenAddress,
     *,
-    file: TextIO | None,
+    key: str | None,
     states: tuple[str, ...],
     everything: bool,
     dry_run: bool,
@@ -253,16 +255,14 @@ def replace_token(
     """
     selects = select_by(states or _OPEN, **selection)
     require_selection(selects, everything=everything)
-    key = _key(file)
-    requests = [OrderRequest(select=select, token=key) for select in selects]
+    token = _asked_for() if key is None else key
+    requests = [OrderRequest(select=select, token=token) for select in selects]
     wording = Wording("give another key to", "Another key was given to", _THINGS)
     give(address, OrderName.REPLACE_TOKEN, requests, wording, dry_run=dry_run, yes=yes)
 
 
-def _key(file: TextIO | None) -> str:
+def _asked_for() -> str:
     """The new key, which never stands on a command line: every process sees those."""
-    if file is not None:
-        return file.read().strip()
     if is_a_terminal():
         return str(click.prompt("New key", hide_input=True, err=True))
     raise click.UsageError("No new key: pass --key FILE, or --key - for standard input.")

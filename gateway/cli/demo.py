@@ -8,7 +8,6 @@ import asyncio
 import io
 import json
 import shutil
-import socket
 import statistics
 import tempfile
 import time
@@ -20,11 +19,10 @@ import msgspec
 
 from config.destinations import Destination, FileDestination, HttpDestination
 from config.settings import LogLevel, LogSettings, Settings, ShutdownSettings, SpoolSettings
-from config.values import ListenAddress
-from gateway.chaos.harness import GatewayFailed, GatewayUnderTest
+from gateway.chaos.harness import GatewayFailed, GatewayUnderTest, free_address
 from gateway.chaos.oracle import make_post
 from gateway.cli import Exit, FiniteRange
-from gateway.cli.options import loaded_or_exit, spool_option
+from gateway.cli.options import folder_beside, loaded_or_exit, spool_option
 from gateway.cli.output import Tell, as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.diagnostics.machine import commit_latency
 from gateway.formatting import bytes_text, count_text
@@ -49,13 +47,6 @@ class OwnGateway:
         self.url = f"http://{self.intake}/v1/calls"
         self.log = folder / "gateway.log"
         self.process = GatewayUnderTest(settings.model_copy(update=changed), f"http://{self.admin}", self.log)
-
-
-def free_address() -> ListenAddress:
-    """An address of this machine that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return ListenAddress("127.0.0.1", int(probe.getsockname()[1]))
 
 
 # `callspool demo`: three calls posted, the gateway killed and started again, nothing lost.
@@ -109,7 +100,6 @@ async def _demo(folder: Path) -> int:
 
 
 async def _post(session: aiohttp.ClientSession, gateway: OwnGateway, number: int, size: int | None) -> None:
-
     post = make_post(number, f"demo-{number}", "call_ended", size)
     began = time.perf_counter()
     async with session.post(gateway.url, data=io.BytesIO(post.body), headers=JSON) as answer:
@@ -174,26 +164,19 @@ def bench(file: Path | None, seconds: float) -> None:
     A gateway of its own runs in a new folder beside the spool, on free ports; what it needs of the disk (4 GiB at most)
     is freed again. The agents run on this machine, too, and take a part of its CPU.
     """
-
     spool = loaded_or_exit(file, local=True, read_secrets=False).settings.spool.dir.absolute()
-    there = spool.parent
-    try:
-        there.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(there).free
-        folder = Path(tempfile.mkdtemp(prefix="callspool-bench-", dir=there))
-    except OSError as error:
-        complain(f"{there} cannot be written to: {error.strerror or error}.")
-        raise SystemExit(Exit.FAILED) from None
+    folder = folder_beside(spool, "callspool-bench-")
+    free = shutil.disk_usage(folder).free
     try:
         median, worst = commit_latency(folder)
         with progress_bar() as tell:
             loads = asyncio.run(_measured(folder, min(QUOTA_BYTES, free // 2), seconds / len(LOADS), tell))
-    except* (GatewayFailed, aiohttp.ClientError, TimeoutError) as errors:
+    except* (GatewayFailed, aiohttp.ClientError, OSError) as errors:
         complain(f"The measurement failed: {str(errors.exceptions[0]) or 'a post took more than 60 s'}.")
         raise SystemExit(Exit.FAILED) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    found = Bench(directory=str(there), commit_median_ms=median, commit_worst_ms=worst, loads=loads)
+    found = Bench(directory=str(spool.parent), commit_median_ms=median, commit_worst_ms=worst, loads=loads)
     if as_json():
         print_json(found)
     else:
@@ -220,7 +203,6 @@ async def _one(
     session: aiohttp.ClientSession, gateway: OwnGateway, load: tuple[str, int, int, int], seconds: float
 ) -> Load:
     """Post for so long, each agent one call log after the other."""
-
     name, size, agents, bodies = load
     made = [make_post(number, "CALL-ID", "call_ended", size).body for number in range(bodies)]
     took: list[float] = []

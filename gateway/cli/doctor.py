@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
 
 import click
 import msgspec
@@ -16,7 +15,8 @@ from config.destinations.s3 import S3Destination
 from config.destinations.stores import StoreTable
 from config.loader import DEFAULT, Loaded, effective_settings
 from config.settings import Settings
-from gateway.cli import Exit
+from config.values import ListenAddress
+from gateway.cli import Exit, KeyFile
 from gateway.cli.client import NoGateway, Refused, admin_address, ask
 from gateway.cli.options import addresses_of, configuration_options, findings_of, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
@@ -31,6 +31,7 @@ from gateway.diagnostics.machine import (
     about_limits,
     commit_latency,
 )
+from gateway.formatting import counted
 from gateway.operations.schemas import Status
 from gateway.runbooks import Runbook
 from spool.directory import is_owned, prepare_directory
@@ -45,7 +46,7 @@ _WORDS = {Health.GOOD: "good", Health.DOUBTFUL: "look", Health.BAD: "bad"}
 @click.option("--probe", "with_probe", is_flag=True, help="Also post marked test records, and write to buckets.")
 @json_option
 @admin_address
-def doctor(file: Path | None, address: object, *, local: bool, with_probe: bool) -> None:
+def doctor(file: Path | None, address: ListenAddress, *, local: bool, with_probe: bool) -> None:
     """Check settings, rights, disk, commits, limits, the clock, each destination, and the gateway if one runs.
 
     Nothing is changed, and no call log is sent without --probe. Exits with 1 where something is bad.
@@ -120,7 +121,11 @@ def _directory(directory: Path, quota: int | None) -> Iterator[Finding]:
     else:
         yield Finding("spool directory", Health.GOOD, f"{directory} will be made at the first start")
     yield about_disk(there, quota)
-    yield about_commits(*commit_latency(there))
+    try:
+        yield about_commits(*commit_latency(there))
+    except OSError as error:
+        text = f"nothing can be written to {there}: {error.strerror}"
+        yield Finding("commit latency", Health.BAD, text, Runbook.DISK_FULL)
 
 
 def _nearest(directory: Path) -> Path:
@@ -139,10 +144,10 @@ def _is_owned(settings: Settings) -> bool:
         return False
 
 
-def _gateway(address: object) -> Iterator[Finding]:
+def _gateway(address: ListenAddress) -> Iterator[Finding]:
     """The gateway that runs, if one does."""
     try:
-        status = msgspec.json.decode(ask(address, "api", "status"), type=Status)  # type: ignore[arg-type]  # of click
+        status = msgspec.json.decode(ask(address, "api", "status"), type=Status)
     except (NoGateway, Refused, msgspec.DecodeError) as error:
         yield Finding("gateway", Health.GOOD, f"not asked: {error}")
         return
@@ -189,7 +194,7 @@ def _say(worst: list[Finding], *, bad: bool, probed: bool, owned: bool) -> None:
         output().print(plain("A destination does not take what it is sent: the reason stands above.", "bold red"))
         return
     if worst:
-        count = f"{len(worst)} {'thing is' if len(worst) == 1 else 'things are'} {'bad' if bad else 'doubtful'}"
+        count = f"{counted(len(worst), 'thing is', 'things are')} {'bad' if bad else 'doubtful'}"
         verdict = f"{count}: begin with {worst[0].what}."
     else:
         verdict = "All is well."
@@ -212,14 +217,14 @@ def _say(worst: list[Finding], *, bad: bool, probed: bool, owned: bool) -> None:
 )
 @click.option(
     "--probe-token",
-    type=click.File(),
+    type=KeyFile(),
     metavar="FILE",
     help="File with a token for the probe (- for stdin), for destinations without a token of their own.",
 )
 @click.option("--probe-agent-id", default="callspool-probe", show_default=True, help="agent_id of the test records.")
 @json_option
 def check_config(
-    file: Path | None, *, local: bool, with_probe: bool, probe_token: TextIO | None, probe_agent_id: str
+    file: Path | None, *, local: bool, with_probe: bool, probe_token: str | None, probe_agent_id: str
 ) -> None:
     """Show the settings in effect and where each comes from. Secrets are masked."""
     loaded = loaded_or_exit(file, local=local)
@@ -234,8 +239,7 @@ def check_config(
     if with_probe:
         from gateway.cli.probing import probe_all  # noqa: PLC0415  # without --probe no uploader is loaded
 
-        token = probe_token.read().strip() if probe_token else None
-        if not probe_all(loaded.settings, token=token, agent_id=probe_agent_id):
+        if not probe_all(loaded.settings, token=probe_token, agent_id=probe_agent_id):
             raise SystemExit(Exit.FAILED)
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from config.values import ListenAddress
 from gateway.cli import Exit
-from gateway.cli.client import NO_LAST_LINE, admin_option, converse, explained
+from gateway.cli.client import NO_LAST_LINE, BrokenOff, admin_option, converse, explained
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.formatting import count_text, counted
 from gateway.operations.erasure import (
@@ -79,7 +79,7 @@ def erase(
             else:
                 report = line
         if report is None:
-            raise NO_LAST_LINE
+            raise BrokenOff(NO_LAST_LINE)
     if exports:
         places = [_erase_export(directory, order, report) for directory in exports]
         report = msgspec.structs.replace(report, places=(*report.places, *places))
@@ -100,7 +100,11 @@ def _erase_export(directory: Path, order: ErasureOrder, report: ErasureReport) -
             for letter in gone:
                 if letter.file is not None:
                     (directory / DOCUMENTS / Path(letter.file).name).unlink(missing_ok=True)
-            kept = [line for line, letter in zip(lines, letters, strict=True) if letter not in gone]
+            kept = [
+                line
+                for line, letter in zip(lines, letters, strict=True)
+                if (letter.call_id, letter.tenant) not in wanted
+            ]
             if (directory / DOCUMENTS).is_dir():
                 sync_directory(directory / DOCUMENTS)
             index = DurableFile(directory, directory / INDEX)

@@ -12,6 +12,7 @@ from rich.text import Text
 from gateway.cli import Exit
 from gateway.cli.options import spool_directory, spool_option
 from gateway.cli.output import complain, output, plain, progress_bar, table
+from gateway.formatting import counted
 from spool.directory import is_owned
 from spool.errors import SpoolError, SpoolLocked
 from spool.fsck import Finding, Severity, check
@@ -61,7 +62,7 @@ def fsck(directory: Path | None, file: Path | None, *, as_json: bool, with_repai
     try:
         if with_repair:
             count = repair(spool, system_clock())
-            complain(f"{count} {'finding was' if count == 1 else 'findings were'} repaired.", style="green")
+            complain(f"{counted(count, 'finding was', 'findings were')} repaired.", style="green")
         live = is_owned(spool)
         with progress_bar() as tell:
             findings = check(spool, tell)
@@ -107,9 +108,9 @@ def _verdict(findings: Sequence[Finding]) -> tuple[str, str]:
     errors = sum(each.severity is Severity.ERROR for each in findings)
     warnings = sum(each.severity is Severity.WARNING for each in findings)
     if errors:
-        return f"not sound: {errors:,} {'error' if errors == 1 else 'errors'}", "bold red"
+        return f"not sound: {counted(errors, 'error')}", "bold red"
     if warnings:
-        return f"needs attention: {warnings:,} {'warning' if warnings == 1 else 'warnings'}", "bold yellow"
+        return f"needs attention: {counted(warnings, 'warning')}", "bold yellow"
     return "sound", "bold green"
 
 

@@ -3,7 +3,8 @@
 import os
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from config.values import ListenAddress
 from gateway.cli import Exit
 from gateway.cli.client import remember_config
 from gateway.cli.output import complain
+from gateway.formatting import counted
 from spool import sandbox
 
 if TYPE_CHECKING:
@@ -28,26 +30,26 @@ if TYPE_CHECKING:
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Chosen = TypeVar("Chosen")
+
+
+config_option = click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file with settings.  [env var: CALLSPOOL_CONFIG]",
+)
 
 
 def configuration_options(command: Command) -> Command:
     """Adds --config and --local to a command."""
-    for option in (
-        click.option(
-            "--local",
-            is_flag=True,
-            help="Add a folder and a SQLite file in ./callspool-data as destinations, to try callspool out.",
-        ),
-        click.option(
-            "--config",
-            "file",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="TOML file with settings.  [env var: CALLSPOOL_CONFIG]",
-        ),
-    ):
-        command = option(command)
-    return command
+    local = click.option(
+        "--local",
+        is_flag=True,
+        help="Add a folder and a SQLite file in ./callspool-data as destinations, to try callspool out.",
+    )
+    return config_option(local(command))
 
 
 def loaded_or_exit(file: Path | None, *, local: bool, read_secrets: bool = True) -> Loaded:
@@ -55,8 +57,7 @@ def loaded_or_exit(file: Path | None, *, local: bool, read_secrets: bool = True)
     try:
         return load(file, os.environ, local=local, read_secrets=read_secrets)
     except InvalidConfiguration as error:
-        count = len(error.problems)
-        complain(f"The configuration is invalid: {count} {'error' if count == 1 else 'errors'}.")
+        complain(f"The configuration is invalid: {counted(len(error.problems), 'error')}.")
         for problem in error.problems:
             complain(f"  {problem}", style="")
         raise SystemExit(Exit.USAGE) from None
@@ -104,6 +105,24 @@ def _examined(certificate: Path, key: Path | None, client_ca: Path | None = None
     return examine(TlsFiles(certificate, key, client_ca))
 
 
+def chosen_destination(found: Mapping[str, Chosen], what: str, name: str | None, how: str) -> Chosen:
+    """The one of this name, or the only one; ends the command where that is not clear.
+
+    `what` is what people call one, and `how` tells how to get one.
+    """
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name is not None and name in found:
+        return found[name]
+    if found and name is not None:
+        complain(f"There is no {what} {name}.", hint=f"In the configuration there are: {', '.join(found)}.")
+    elif found:
+        complain(f"There are several {what}s.", hint=f"Pass --destination with one of: {', '.join(found)}.")
+    else:
+        complain(f"The configuration has no {what}.", hint=how)
+    raise SystemExit(Exit.USAGE)
+
+
 # Which spool a command is about: a directory that was named, or the configured one.
 
 
@@ -126,6 +145,16 @@ def spool_directory(named: Path | None, file: Path | None) -> Path:
         return named.absolute()
     # A destination is not needed to look into a spool, and without one the configuration would be refused.
     return loaded_or_exit(file, local=True, read_secrets=False).settings.spool.dir.absolute()
+
+
+def folder_beside(spool: Path, prefix: str) -> Path:
+    """A new folder on the volume of a spool, for a gateway of a command's own; ends the command where none can be."""
+    try:
+        spool.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=spool.parent))
+    except OSError as error:
+        complain(f"{spool.parent} cannot be written to: {error.strerror or error}.")
+        raise SystemExit(Exit.FAILED) from None
 
 
 # Destinations that are this gateway's own intake: it would deliver to itself, and never get rid of a call log.

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from config.values import ListenAddress
 from gateway.cli import Exit
 from gateway.cli.client import asked_at, connect, intake_option, intake_token, tls_context
-from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, table
+from gateway.cli.output import Tell, as_json, complain, json_option, output, plain, print_json, progress_bar, table
 from gateway.formatting import bytes_text, count_text, counted
 from gateway.sdk_outbox.model import OutboxError, Outcome, RefusedRow, RowRefused, Survey
 from gateway.sdk_outbox.reader import OutboxReader
@@ -149,26 +148,21 @@ def _check_gateway(address: ListenAddress) -> None:
 class _Tally:
     """Counts rows, and moves the bar. Implements the observer of `gateway.sdk_outbox`."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, tell: Tell) -> None:
         self.outcomes: Counter[Outcome] = Counter()
-        self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=output()
-        )
-        self._task = self.progress.add_task("moving rows", total=total)
+        self._total = total
+        self._tell = tell
 
     def row_settled(self, _path: str, outcome: Outcome, _size: int) -> None:
         """A row was moved or refused."""
         self.outcomes[outcome] += 1
-        self.progress.advance(self._task)
+        self._tell("moving rows", self.outcomes.total(), self._total)
 
 
 def _import(file: OutboxReader, address: ListenAddress, survey: Survey) -> None:
     """Take the rows, with a bar at a terminal, and say what became of them."""
-    tally = _Tally(survey.ready)
-    if output().is_terminal:
-        with tally.progress:
-            obstacle = asyncio.run(_empty(file, address, tally))
-    else:
+    with progress_bar() as tell:
+        tally = _Tally(survey.ready, tell)
         obstacle = asyncio.run(_empty(file, address, tally))
     if as_json():
         print_json({outcome.value: tally.outcomes[outcome] for outcome in _MEANINGS})

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.style import Style
@@ -84,6 +84,11 @@ def plain(value: object, style: str | Style = "") -> Text:
 def indented(text: str, style: str = "dim") -> RenderableType:
     """A text below another one, all its lines two columns to the right."""
     return Padding(plain(text, style), (0, 0, 0, 2), expand=False)
+
+
+def with_lines(name: str, lines: Iterable[str | None]) -> RenderableType:
+    """For 80 columns: a name, and below it, a line each, what has no column there."""
+    return Group(plain(name, "bold"), *[indented(line, "") for line in lines if line])
 
 
 def table(*columns: str, numbers: Iterable[str] = ()) -> Table:

@@ -6,8 +6,8 @@ import msgspec
 from config.values import ListenAddress
 from gateway.cli.calls import tenant_option
 from gateway.cli.client import admin_option, ask, explained, tell
-from gateway.cli.output import json_option, output, plain, result, table
-from gateway.formatting import count_text
+from gateway.cli.output import Responsive, json_option, output, plain, result, table, with_lines
+from gateway.formatting import count_text, counted
 from gateway.operations.pipeline import CallbackDone, CallbackList, NumberDone, PipelineDocument, RedoDone
 from uploaders.stores.pipeline import CallbackState, JobState, Step
 
@@ -75,8 +75,8 @@ def redo(
             click.echo(body.decode())
             return
         done = _decode_done(body)
-        what = "would be queued" if done.dry_run else "are queued"
-        output().print(plain(f"{done.calls} calls {what}; at most {done.paid_answers} answers are paid for."))
+        calls, answers = counted(done.calls, "call"), counted(done.paid_answers, "answer")
+        output().print(plain(f"{'Would queue' if done.dry_run else 'Queued'} {calls}; at most {answers} to pay for."))
 
 
 # `callspool callbacks`: who is to be called back, what became of it, and whom nobody may call; by the admin API.
@@ -95,7 +95,9 @@ def callbacks() -> None:
 @callbacks.command("list", short_help="List callbacks.")
 @admin_option
 @tenant_option
-@click.option("--state", type=click.Choice([state.value for state in CallbackState]), help="Only calls in this state.")
+@click.option(
+    "--state", type=click.Choice([state.value for state in CallbackState]), help="Only callbacks in this state."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 def list_(address: ListenAddress, *, tenant: str | None, state: str | None, as_json: bool) -> None:
     """List callbacks, the next ones first."""
@@ -106,11 +108,14 @@ def list_(address: ListenAddress, *, tenant: str | None, state: str | None, as_j
             click.echo(bytes(_decode_members(body)["callbacks"]).decode())
             return
         found = _decode_list(body).callbacks
-        shown = table("Call", "Due", "Zone", "Number", "Words", "State", "Because")
+        wide = table("Call", "Due", "Zone", "Number", "Words", "State", "Because")
+        narrow = table("Call", "Due", "State")
         for each in found:
             columns = (each.call_id, each.due_at, each.zone, each.number, each.words, each.state, each.reason or "-")
-            shown.add_row(*map(plain, columns))
-        output().print(shown if found else plain("No callback.", "dim"))
+            wide.add_row(*map(plain, columns))
+            lines = (f"{each.number}, {each.zone}", each.words, each.reason)
+            narrow.add_row(with_lines(each.call_id, lines), plain(each.due_at), plain(each.state))
+        output().print(Responsive(wide, narrow) if found else plain("No callback.", "dim"))
 
 
 @callbacks.command(short_help="Cancel a callback.")

@@ -1,16 +1,17 @@
 """`callspool post FILE`: post a call log to a running gateway, as an agent does, and show the acknowledgement."""
 
 import http.client
+import io
 import sys
 import time
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 import click
 import msgspec
 
 from config.values import ListenAddress
-from gateway.cli import Exit
+from gateway.cli import Exit, KeyFile
 from gateway.cli.client import connect, intake_option, intake_token
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json
 from gateway.formatting import bytes_text
@@ -40,17 +41,16 @@ class _Answer(msgspec.Struct):
 
 @click.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--key", type=click.File(), metavar="FILE", help="File with the agent's key (- for stdin).")
+@click.option("--key", type=KeyFile(), metavar="FILE", help="File with the agent's key (- for stdin).")
 @json_option
 @intake_option
-def post(files: tuple[Path, ...], address: ListenAddress, *, key: TextIO | None) -> None:
+def post(files: tuple[Path, ...], address: ListenAddress, *, key: str | None) -> None:
     """Post call logs (JSON, - for stdin) to a running gateway, and show each acknowledgement.
 
     Files that end in .gz or .zst are sent as they are, with their encoding. The token of the intake, if it has
     one, is that of CALLSPOOL_INTAKE_TOKEN or of the configuration.
     """
-    agent_key = key.read().strip() if key else None
-    accepted = [_post(file, address, agent_key) for file in files]
+    accepted = [_post(file, address, key) for file in files]
     if not all(accepted):
         raise SystemExit(Exit.FAILED)
 
@@ -103,13 +103,11 @@ def _show(file: Path, answer: _Answer, size: int, seconds: float) -> None:
 
 
 def _opened(file: Path) -> tuple[BinaryIO, int]:
-    """The body and its size; standard input is read to its end first."""
-    if str(file) == "-":
-        import io  # noqa: PLC0415  # for standard input alone
-
-        data = sys.stdin.buffer.read()
-        return io.BytesIO(data), len(data)
-    return file.open("rb"), file.stat().st_size
+    """The body and its size; standard input, and a pipe such as `<(command)`, are read to their end first."""
+    if str(file) != "-" and file.is_file():
+        return file.open("rb"), file.stat().st_size
+    data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    return io.BytesIO(data), len(data)
 
 
 def _headers(file: Path, size: int, key: str | None) -> dict[str, str]:

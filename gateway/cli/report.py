@@ -53,22 +53,22 @@ def report(file: Path | None, address: ListenAddress, *, local: bool, target: Pa
         "status.json": lambda: _json(for_everyone(msgspec.json.decode(ask(address, "api", "status"), type=Status))),
         "metrics.txt": lambda: ask(address, "metrics"),
     }
-    missing: list[str] = []
+    missing: dict[str, str] = {}
     try:
         with tarfile.open(path, "w:gz") as bundle:
             for name, make in sections.items():
                 try:
                     data = make()
                 except (NoGateway, Refused, OSError, msgspec.DecodeError) as error:
-                    missing.append(name)
+                    missing[name] = str(error)
                     data = f"not there: {error}\n".encode()
                 _add(bundle, f"callspool-report-{made}/{name}", redact(data.decode("utf-8", "replace")).encode())
     except OSError as error:
         complain(f"{path} cannot be written: {error.strerror or error}.")
         raise SystemExit(Exit.FAILED) from None
-    result({"file": str(path), "missing": missing}, f"Wrote {path}. Look at it before you send it.")
-    if missing:
-        complain(f"Left out, since no gateway answers: {', '.join(missing)}.", style="yellow")
+    result({"file": str(path), "missing": list(missing)}, f"Wrote {path}. Look at it before you send it.")
+    for name, reason in missing.items():
+        complain(f"{name} was left out: {reason.rstrip('.')}.", style="yellow")
 
 
 def _versions() -> Iterator[tuple[str, str]]:

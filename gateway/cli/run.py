@@ -9,7 +9,7 @@ import structlog
 from config.loader import load
 from config.settings import IoClass, PrioritySettings
 from gateway.cli import Exit
-from gateway.cli.options import configuration_options, findings_of, loaded_or_exit
+from gateway.cli.options import config_option, configuration_options, findings_of, loaded_or_exit
 from gateway.cli.output import complain
 from gateway.logs import configure_logging
 from gateway.process import Priority, give_way
@@ -45,13 +45,7 @@ def _priority(settings: PrioritySettings) -> Priority:
 
 
 @click.command()
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="TOML file with settings.  [env var: CALLSPOOL_CONFIG]",
-)
+@config_option
 @click.option("--pipeline", is_flag=True, help="Work on calls after they ended, and read no Kafka: docs/pipeline.md.")
 @click.option("--json", "as_json", is_flag=True, help="Log one JSON object a line, whatever log.format says.")
 def work(file: Path | None, *, pipeline: bool, as_json: bool) -> None:

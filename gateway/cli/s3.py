@@ -11,7 +11,7 @@ import click
 from config.destinations.s3 import S3Destination
 from config.settings import Settings
 from gateway.cli import Exit
-from gateway.cli.options import configuration_options, loaded_or_exit
+from gateway.cli.options import chosen_destination, configuration_options, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, table
 from gateway.diagnostics.s3 import EXPIRE_DAYS, StepResult, apply_setup, least_policy, plan_setup
 from gateway.diagnostics.s3 import check as proven
@@ -73,19 +73,9 @@ def check(file: Path | None, *, local: bool, destination: str | None) -> None:
 
 
 def _chosen(settings: Settings, name: str | None) -> S3Destination:
-    """The s3 destination of this name, or the only one; ends the command where that is not clear."""
     buckets = {each.name: each for each in settings.destinations if isinstance(each, S3Destination)}
-    if name is None and len(buckets) == 1:
-        return next(iter(buckets.values()))
-    if name in buckets:
-        return buckets[name]
-    if buckets and name is not None:
-        complain(f"There is no s3 destination {name}.", hint=f"In the configuration there are: {', '.join(buckets)}.")
-    elif buckets:
-        complain("There are several s3 destinations.", hint=f"Pass --destination with one of: {', '.join(buckets)}.")
-    else:
-        complain("The configuration has no s3 destination.", hint="Set CALLSPOOL_S3_BUCKET, or add one to the file.")
-    raise SystemExit(Exit.USAGE)
+    how = "Set CALLSPOOL_S3_BUCKET, or add one to the file."
+    return chosen_destination(buckets, "s3 destination", name, how)
 
 
 def _show_plan(bucket: S3Destination, expire_days: int) -> None:

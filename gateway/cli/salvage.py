@@ -108,7 +108,7 @@ def _carry_out(order: SalvageOrder, file: Path | None, address: ListenAddress, *
             _show(line, tell, begun=isinstance(last, Progress), as_json=as_json)
             last = line
         if last is None or isinstance(last, Progress):
-            raise NO_LAST_LINE
+            raise BrokenOff(NO_LAST_LINE)
     if failed:
         raise SystemExit(Exit.FAILED)
 
@@ -303,15 +303,16 @@ def rekey(file: Path | None, address: ListenAddress, *, as_json: bool) -> None:
                 case RekeyReport():
                     report = line
         if report is None:
-            raise NO_LAST_LINE
+            raise BrokenOff(NO_LAST_LINE)
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
         return
-    done = (
-        f"{counted(report.records, 'call log')}, {counted(report.tokens, 'token')} and {counted(report.spans, 'post')} "
+    parts = (
+        f"{counted(report.records, 'call log')}, {counted(report.tokens, 'token')} and {counted(report.spans, 'post')}"
     )
     output().print(plain(f"Everything is under key {report.key_id}.", "bold green"))
-    output().print(plain(f"{done}of spans lay plain; {counted(report.epochs, 'key was', 'keys were')} wrapped anew."))
+    wrapped = counted(report.epochs, "key was", "keys were")
+    output().print(plain(f"Encrypted {parts} of spans; {wrapped} wrapped again."))
     output().print(
         plain("Older keys can be taken out of the file of keys, once no copy of this spool needs them.", "dim")
     )

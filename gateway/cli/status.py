@@ -13,7 +13,7 @@ from rich.text import Text
 
 from config.values import ListenAddress
 from gateway.cli import Exit, FiniteRange
-from gateway.cli.client import NoGateway, Span, admin_option, ask, asks_stopped_spool, explained, tell
+from gateway.cli.client import NoGateway, Refused, Span, admin_option, ask, asks_stopped_spool, explained, tell
 from gateway.cli.output import Responsive, complain, json_option, output, plain, print_json, result, table
 from gateway.cli.output import as_json as json_wanted
 from gateway.formatting import age_text, bytes_text, count_text, counted
@@ -66,7 +66,7 @@ def status(address: ListenAddress, *, as_json: bool, watch: bool, interval: floa
             click.echo(answer.decode())
         elif check:
             for line in found_troubles:
-                output().print(plain(line))
+                output().print(plain(line), soft_wrap=True)
             if not found_troubles:
                 output().print(plain("ok", "green"))
         else:
@@ -301,7 +301,9 @@ def _tried(address: ListenAddress, destination: str, wait: float) -> Destination
     deadline = time.monotonic() + wait
     while True:
         status = _decode(ask(address, "api", "status"))
-        report = next(each for each in status.destinations if each.name == destination)
+        report = next((each for each in status.destinations if each.name == destination), None)
+        if report is None:  # a reload took it away
+            raise Refused("unknown_destination", f"There is no destination {destination} any more.", "")
         # Times in ISO 8601 compare like texts: a next try that lies ahead was set after this one failed.
         failed = report.breaker == "open" and report.retry_at is not None and report.retry_at > status.now
         if failed or (report.up and not report.refused_tokens) or time.monotonic() >= deadline:

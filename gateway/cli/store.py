@@ -14,7 +14,7 @@ from rich.table import Table
 from config.destinations.stores import SqliteDestination, StoreTable
 from config.settings import Settings
 from gateway.cli import Exit, FiniteRange
-from gateway.cli.options import configuration_options, loaded_or_exit
+from gateway.cli.options import chosen_destination, configuration_options, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, progress_bar, result, table
 from gateway.formatting import count_text
 from gateway.operations.backfill import Backfill, Paused, Yielded, days_between
@@ -36,7 +36,7 @@ def store() -> None:
 
 def store_options(command: Command) -> Command:
     """Adds --config, --local and --destination to a command."""
-    named = click.option("--destination", metavar="NAME", help="Which store, if the configuration has several.")
+    named = click.option("--destination", metavar="NAME", help="The store; needed if there are several.")
     return configuration_options(named(command))
 
 
@@ -91,12 +91,9 @@ def ask_store(
     """What a store answers; ends the command where there is none, unless it may `make` one, or it does not work."""
     settings = settings_or_exit(file, local=local)
     stores = {each.name: each for each in settings.destinations if isinstance(each, StoreTable)}
-    chosen = next(iter(stores.values()), None) if name is None else stores.get(name)
-    if chosen is None:
-        known = f"--destination with one of: {', '.join(stores)}" if stores else "Set CALLSPOOL_DATABASE_URL."
-        complain("The configuration has no such store.", hint=known)
-        raise SystemExit(Exit.USAGE)
-    if isinstance(chosen, SqliteDestination) and not make and not chosen.path.exists():
+    how = "Set CALLSPOOL_DATABASE_URL, or add one to the file."
+    chosen = chosen_destination(stores, "store", name, how)
+    if isinstance(chosen, SqliteDestination) and not make and _is_missing(chosen.path):
         complain(
             f"{chosen.name}: there is no store at {chosen.path}.",
             hint="`callspool store migrate` makes one, and so does a gateway that starts.",
@@ -115,6 +112,15 @@ def ask_store(
     except StoreError as error:
         complain(f"{chosen.name}: {error}.")
         raise SystemExit(Exit.FAILED) from None
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether nothing is there. Where it cannot be looked at, opening it says why."""
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return False
 
 
 # `callspool backfill run`, `status` and `pause`, and `callspool compare`: moving a store to its new path.
@@ -145,6 +151,8 @@ def run(
     Exit code 5 if a day still differs afterwards, 1 if it was paused.
     """
     newest = _last_day(last, settings_or_exit(file, local=local).completion.cutoff)
+    if first is not None and first.date() > newest:
+        raise click.UsageError(f"--from is after {newest.isoformat()}, the newest day.")
     if dry_run:
         found = ask_store(file, destination, lambda store: _parities(store, first, newest), local=local)
         _print([_unwritten(day, parity) for day, parity in found], ("Calls", "Missing", "Wrong"), as_json=as_json)
@@ -173,7 +181,7 @@ def backfill_status(file: Path | None, *, local: bool, destination: str | None, 
     _print([_shown(each) for each in days], _COUNTS, as_json=as_json)
 
 
-@backfill.command(short_help="Stop")
+@backfill.command(short_help="Stop a backfill after its page.")
 @store_options
 @json_option
 def pause(file: Path | None, *, local: bool, destination: str | None) -> None:
@@ -197,7 +205,7 @@ def compare(
     if newest > _today():
         complain(f"{newest.isoformat()} has not begun (in UTC): there is nothing to compare.")
         raise SystemExit(Exit.USAGE)
-    first = newest - timedelta(days=days - 1)
+    first = date.fromordinal(max(1, newest.toordinal() - days + 1))
 
     async def compared(store: Store) -> list[tuple[date, Parity]]:
         return [(each, await store.parity(each)) for each in days_between(first, newest)]

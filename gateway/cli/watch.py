@@ -22,7 +22,7 @@ from gateway.operations.schemas import Status
 from gateway.trace_schemas import NewestTraces, NumberedTrace, Stage
 
 WINDOW_SECONDS = 60.0
-"""Over which rates are averaged."""
+"""Over which rates are averaged, or over two looks that are further apart."""
 LOOK_SECONDS = 1.0
 _NUMBERS = ("Backlog", "Size", "Sent /s", "Bytes /s", "Drained in", "Dead")
 _decode = msgspec.json.Decoder(Status).decode
@@ -131,7 +131,8 @@ def top(address: ListenAddress, *, interval: float, count: int | None) -> None: 
         try:
             while True:
                 samples.append(Sample(time.monotonic(), _decode(ask(address, "api", "status"))))
-                samples = [each for each in samples if samples[-1].at - each.at <= WINDOW_SECONDS]
+                while len(samples) > 2 and samples[-1].at - samples[0].at > WINDOW_SECONDS:
+                    samples.pop(0)
                 found = overview(samples[0], samples[-1])
                 if as_json():
                     print_json(found)
@@ -377,7 +378,7 @@ def _print(found: Iterator[Happening]) -> None:
         if as_json():
             print_json(each)
         else:
-            output().print(line(each))
+            output().print(line(each), soft_wrap=True)
 
 
 def line(one: Happening) -> Text:

@@ -5,15 +5,17 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import click
+import msgspec
 
 from config.settings import Settings
 from config.values import ListenAddress
 from gateway.cli import Exit
 from gateway.cli.client import AddressType, connect
-from gateway.cli.options import loaded_or_exit
+from gateway.cli.options import config_option, loaded_or_exit
 from gateway.cli.output import as_json, complain, json_option, output, plain, print_json, result, table
 from gateway.formatting import bytes_text
 from gateway.runtime.destinations import DriverMissing
@@ -33,22 +35,13 @@ def webhooks() -> None:
     """Test webhook sources, and find out why a signature fails."""
 
 
-_config_option = click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="TOML file with settings.  [env var: CALLSPOOL_CONFIG]",
-)
-
-
 @webhooks.command("test", short_help="Sign and post a sample, as the provider does.")
 @click.argument("source")
 @click.option("--sample", "kind", metavar="EVENT", help="Type of event to send.  [default: the end of a call]")
 @click.option("--to", "address", type=AddressType(), help="Listener to post to.  [default: webhooks.listen]")
 @click.option("--dry-run", is_flag=True, help="Show what the sample would become; send nothing.")
 @json_option
-@_config_option
+@config_option
 def test(source: str, kind: str | None, address: ListenAddress | None, file: Path | None, *, dry_run: bool) -> None:
     """Sign a sample as the provider of SOURCE does, post it to the running gateway, and show the result."""
     settings, found = _source(source, file)
@@ -82,7 +75,7 @@ def test(source: str, kind: str | None, address: ListenAddress | None, file: Pat
     "--url", default="", help="The URL it was sent to, for Twilio.  [default: webhooks.public_url and the path]"
 )
 @json_option
-@_config_option
+@config_option
 def verify_body(body: Path, source: str, given: tuple[str, ...], url: str, file: Path | None) -> None:
     """Check whether BODY, a file with the bytes of a webhook, is genuine, and if not, why.
 
@@ -135,7 +128,7 @@ def _other_forms(body: bytes) -> list[tuple[str, bytes]]:
     ]
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return forms
     compact = (",", ":")
     forms += [
@@ -194,15 +187,21 @@ def _post(address: ListenAddress | None, path: str, body: bytes, headers: dict[s
     try:
         connection.request("POST", path, body=body, headers={"Content-Type": kind, **headers})
         response = connection.getresponse()
-        status, answer = response.status, json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        status, text = response.status, response.read()
+    except (OSError, http.client.HTTPException) as failure:
+        reason = getattr(failure, "strerror", None) or failure
         complain(f"No gateway answers at {address}: {reason}.", hint="Start one with `callspool run`.")
         raise SystemExit(Exit.NO_GATEWAY) from None
     finally:
         connection.close()
+    try:
+        answer = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        complain(f"The server at {address} is not a callspool gateway (HTTP {status}).")
+        raise SystemExit(Exit.NO_GATEWAY) from None
     if status != 200:
-        said = answer.get("error", {}) if isinstance(answer, dict) else {}
+        error = answer.get("error")
+        said = error if isinstance(error, dict) else {}
         complain(f"{path} answered {status}: {said.get('message', '')}", hint=said.get("hint", ""))
         return False
     if as_json():

@@ -154,7 +154,7 @@ def about_address(name: str, url: str, ca_file: Path | None = None) -> tuple[Fin
         return Finding(
             name, Health.BAD, f"TLS fails: {error.reason or error}", f"Set ca_file, if it is yours. {runbook}"
         ), None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last for a host that can be none
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Finding(
             name, Health.BAD, f"nothing answers: {text}", f"Is it up, and allowed from here? {runbook}"

@@ -9,7 +9,8 @@ import pytest
 
 from config.destinations import FileDestination
 from config.settings import Settings
-from gateway.cli.chaos import free_port, settings_under_test
+from gateway.chaos.harness import GatewayFailed, GatewayUnderTest, free_address
+from gateway.cli.chaos import settings_under_test
 
 CONFIGURATION = """
 [spool]
@@ -45,7 +46,7 @@ def test_nothing_of_the_operators_is_touched(tmp_path: Path) -> None:
             "tenants": {"acme": {"agents": ["a"], "destinations": ["files"]}},
         }
     )
-    intake, admin = free_port(), free_port()
+    intake, admin = free_address(), free_address()
     changed = settings_under_test(settings, tmp_path / "chaos", "http://127.0.0.1:1/send-call-log", intake, admin)
     assert changed.spool.dir == tmp_path / "chaos" / "spool"
     assert (changed.intake.listen, changed.admin.listen) == (intake, admin)
@@ -55,6 +56,13 @@ def test_nothing_of_the_operators_is_touched(tmp_path: Path) -> None:
     assert (changed.audit.file, changed.traces.endpoint, changed.tenants) == (None, None, {})
     assert (changed.intake.tls_cert_file, changed.admin.tls_cert_file) == (None, None), "it is asked without TLS"
     assert changed.split == settings.split
+
+
+async def test_a_gateway_that_is_gone_has_no_figures(tmp_path: Path) -> None:
+    """The check ends with a sentence, and names the log."""
+    gone = GatewayUnderTest(Settings(), f"http://{free_address()}", tmp_path / "gateway.log")
+    with pytest.raises(GatewayFailed, match="no longer answers; its log is "):
+        await gone.figures()
 
 
 @pytest.mark.prove

@@ -208,6 +208,13 @@ def test_an_unknown_call_has_an_exit_code_of_its_own(cli: Cli, server: Server) -
     assert "knows no call of this id" in result.stderr
 
 
+@pytest.mark.parametrize("command", [("show",), ("calls", "show"), ("calls", "search"), ("dead", "list")], ids=" ".join)
+def test_what_is_no_text_is_wrong_usage(cli: Cli, server: Server, command: tuple[str, ...]) -> None:
+    """Bytes that are not UTF-8 on a command line cannot be asked for."""
+    result = cli(*command, "call-\udcff", "--admin", server.serve(AdminFigures().app))
+    assert (result.exit_code, "not UTF-8" in result.stderr) == (Exit.USAGE, True), result.output
+
+
 def test_a_mistyped_call_is_answered_with_the_nearest(cli: Cli, server: Server) -> None:
     """Who typed part of an id, or mistyped it, is told what there is."""
     calls = {"call-1234": (traced(traced_delivery(Form.WHOLE, DeliveryState.READY)),)}
@@ -357,8 +364,8 @@ def test_calls_that_go_on_are_listed(cli: Cli, server: Server) -> None:
     lost = structs.replace(entry, call_id="call-2", state="lost", silent_seconds=None)
     admin = server.serve(AdminFigures(live_calls=(lost, entry)).app)
     shown = rows(cli("calls", "--live", "--admin", admin).stdout)
-    assert "call-2 lost 2026-01-01T00:00:00.000Z - 3 120 - acme" in shown
-    assert "call-1 live 2026-01-01T00:00:00.000Z 7 s 3 120 - acme" in shown
+    assert "call-2 lost 2026-01-01T00:00:00.000Z - 3 120 B - acme" in shown
+    assert "call-1 live 2026-01-01T00:00:00.000Z 7 s 3 120 B - acme" in shown
     found = json.loads(cli("calls", "--live", "--json", "--admin", admin).stdout)
     assert found == [structs.asdict(lost), structs.asdict(entry)]
     nobody = server.serve(AdminFigures().app)

@@ -112,6 +112,47 @@ def test_a_mistyped_store_is_not_made(cli: Cli, tmp_path: Path, command: tuple[s
     assert cli(*command, env=env).exit_code == Exit.OK
 
 
+@pytest.mark.parametrize("command", [("store", "migrate"), *COMMANDS], ids=" ".join)
+def test_among_several_stores_one_is_to_be_named(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """The first may not be the one that is meant: the names are told, and nothing is done."""
+    file = tmp_path / "callspool.toml"
+    stores = "".join(
+        f'[[destinations]]\nname = "{name}"\ntype = "sqlite"\npath = "{tmp_path / name}.db"\n'
+        for name in ("one", "two")
+    )
+    file.write_text(f'[completion]\ncutoff = "{datetime.now(UTC).date().isoformat()}"\n{stores}')
+    config = ("--config", str(file))
+    assert cli("store", "migrate", *config, "--destination", "two").exit_code == Exit.OK
+    for wrong, said in ((), "There are several stores."), (("--destination", "three"), "There is no store three."):
+        refused = cli(*command, *config, *wrong)
+        assert (refused.exit_code, refused.stdout, said in refused.stderr) == (Exit.USAGE, "", True)
+        assert "one, two" in refused.stderr
+    assert cli(*command, *config, "--destination", "two").exit_code == Exit.OK
+    assert not (tmp_path / "one.db").exists()
+
+
+def test_a_store_that_cannot_be_looked_at_is_named(cli: Cli, tmp_path: Path) -> None:
+    """Whatever the reason is, such as another user's directory, there is no traceback."""
+    path = tmp_path / ("x" * 300)
+    result = cli("store", "status", env={"CALLSPOOL_DATABASE_URL": f"sqlite:///{path}"})
+    assert (result.exit_code, f"cannot open the store {path}" in result.stderr) == (Exit.FAILED, True), result.output
+
+
+def test_days_that_cannot_be_are_refused_or_left_out(run: Callable[..., Any]) -> None:
+    """A first day behind the last is wrong usage; before the year 1 there is none."""
+    turned = run("backfill", "run", "--from", "2026-02-01", "--to", "2026-01-01")
+    assert (turned.exit_code, "--from is after 2026-01-01" in turned.stderr) == (Exit.USAGE, True)
+    oldest = run("compare", "--day", "0001-01-01", "--days", "2", "--json")
+    assert (oldest.exit_code, [day["day"] for day in lines(oldest)]) == (Exit.OK, ["0001-01-01"])
+
+
+def test_the_help_says_what_a_pause_does(cli: Cli) -> None:
+    """The list of commands has a sentence for it."""
+    assert "pause Stop a backfill after its page." in [
+        " ".join(line.split()) for line in cli("backfill", "--help").stdout.splitlines()
+    ]
+
+
 def test_a_backfill_from_long_ago_begins_with_the_oldest_part(run: Callable[..., Any]) -> None:
     """Days before it have nothing to write."""
     done = lines(run("backfill", "run", "--from", "0001-01-01", "--json"))

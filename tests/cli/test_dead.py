@@ -133,6 +133,20 @@ def test_at_a_terminal_it_is_asked_back(
     assert server.run(states(admin.spool, "a")) == after
 
 
+def test_who_says_no_does_not_wait(
+    cli: Cli, server: Server, admin: SpoolAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not replayed is not reported as dead again, and the command does not fail."""
+    monkeypatch.setattr(deliveries, "is_a_terminal", lambda: True)
+    server.run(admin.buried("a"))
+    result = cli("dead", "replay", "a", "--wait", "30s", stdin="n\n")
+    assert (result.exit_code, "Nothing was changed." in result.stderr, "dead again" in result.stderr) == (
+        0,
+        True,
+        False,
+    )
+
+
 @pytest.mark.parametrize("order", ["replay", "discard"])
 def test_everything_is_meant_only_when_it_is_said(cli: Cli, server: Server, admin: SpoolAdmin, order: str) -> None:
     """An order without a selection is wrong usage, and changes nothing."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cli import Exit
 from gateway.operations.schemas import INDEX
 from spool.payload.frames import DOCUMENT_MARK
 from spool.records import DeadLetter, Delivered, DeliveryState, Form, Lane, NewDelivery
@@ -187,6 +188,19 @@ def test_what_is_brought_in_keeps_the_gateways_that_it_came_through(
     assert cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, *there).exit_code == 0
     (record,) = server.run(other.spool.trace("a"))
     assert record.record.via == via
+
+
+def test_a_mistyped_destination_is_no_empty_success(
+    cli: Cli, server: Server, admin: SpoolAdmin, tmp_path: Path
+) -> None:
+    """An export of nothing may be taken for all there was, and so may an import of nothing."""
+    exported(cli, server, admin, tmp_path / "out")
+    refused = cli("dead", "export", str(tmp_path / "new"), "--destination", "endpiont")
+    assert (refused.exit_code, "There is no destination endpiont." in refused.stderr) == (Exit.USAGE, True)
+    assert not (tmp_path / "new").exists()
+    refused = cli("dead", "import", str(tmp_path / "out"), "--to", OTHER, "--from", "endpiont")
+    assert (refused.exit_code, "has no dead letters of endpiont" in refused.stderr) == (Exit.USAGE, True)
+    assert "It has those of: endpoint" in refused.stderr
 
 
 def test_a_key_can_be_given_to_what_is_brought_in(

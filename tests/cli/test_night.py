@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from gateway.cli import Exit
 from gateway.cli.size import sizing
 from gateway.cli.status import troubles
 from gateway.cli.watch import Following, Sample, overview
-from gateway.diagnostics.machine import Health, about_clock, about_commits
+from gateway.diagnostics.machine import Health, about_address, about_clock, about_commits
 from gateway.operations.schemas import DestinationReport, LaneStatus, SpoolReport, Status
 from gateway.trace import newest_of
 from spool.records import DeliveryState, Form
@@ -76,6 +77,13 @@ def test_top_fits_80_columns(cli: Cli, server: Server, monkeypatch: pytest.Monke
     assert max(map(len, shown.splitlines())) <= 80
     assert shown.endswith("\n")
     assert rows(cli("top", "--count", "1", "--admin", address).stdout)[0] == "accepting"
+
+
+def test_top_has_rates_however_seldom_it_looks(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looks are enough, also where more time than the window is between them."""
+    monkeypatch.setattr("gateway.cli.watch.WINDOW_SECONDS", 0.1)
+    shown = cli("top", "--count", "2", "--interval", "0.2", "--admin", server.serve(AdminFigures().app)).stdout
+    assert "accepting, not keeping up: endpoint" in shown
 
 
 def test_the_status_and_a_call_fit_80_columns(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +175,44 @@ def test_a_directory_that_cannot_be_looked_into_is_a_finding(cli: Cli, tmp_path:
     assert "No gateway answers at 127.0.0.1:9: Connection refused." in status.stderr
 
 
+@pytest.mark.parametrize("command", [("doctor", "--json", "--admin", "127.0.0.1:9"), ("bench", "--json")], ids=" ".join)
+def test_a_disk_that_takes_nothing_is_named(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """It is when a disk is full that somebody asks the doctor."""
+    environment = {
+        **os.environ,
+        "CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/",
+        "CALLSPOOL_SPOOL_DIR": f"{tmp_path}/spool",
+    }
+    shell = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-m", "gateway", *command]
+    done = subprocess.run(shell, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (Exit.FAILED, False), done.stderr
+    if command[0] == "doctor":
+        found = {each["what"]: each for each in json.loads(done.stdout)["findings"]}["commit latency"]
+        assert found["health"] == "bad"
+        assert found["found"] == f"nothing can be written to {tmp_path}: File too large"
+    else:
+        assert "The measurement failed: [Errno 27] File too large." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["bench", "chaos"])
+def test_a_folder_that_cannot_be_made_is_named(cli: Cli, tmp_path: Path, command: str) -> None:
+    """Both work in a folder of their own beside the spool."""
+    (tmp_path / "file").touch()
+    environment = {
+        "CALLSPOOL_ENDPOINT_URL": "http://127.0.0.1:9/", "CALLSPOOL_SPOOL_DIR": str(tmp_path / "file" / "x" / "spool")
+    }  # fmt: skip
+    result = cli(command, env=environment)
+    assert result.exit_code == Exit.FAILED
+    assert f"{tmp_path / 'file' / 'x'} cannot be written to: Not a directory." in result.stderr
+
+
+def test_a_host_that_can_be_none_is_a_finding() -> None:
+    """A label of a name has at most 63 letters: the doctor says so, and goes on."""
+    finding, reached = about_address("endpoint", f"http://{'a' * 64}.example/")
+    assert (finding.health, reached) == (Health.BAD, None)
+
+
 def test_what_the_doctor_measures_is_judged() -> None:
     """Slow commits and a wrong clock are told from good ones."""
     healths = [about_commits(median, worst).health for median, worst in ((1, 5), (20, 50), (1, 500), (200, 300))]
@@ -202,6 +248,9 @@ def test_a_report_holds_no_secret_and_no_call(cli: Cli, server: Server, tmp_path
     assert not any(b"hush" in data for data in held.values())
     gone = cli("report", "--output", str(file), "--admin", "127.0.0.1:9", "--json", env=environment)
     assert json.loads(gone.stdout)["missing"] == ["status.json", "metrics.txt"]
+    other = server.serve(web.Application())
+    strange = cli("report", "--output", str(file), "--admin", other, env=environment)
+    assert f"metrics.txt was left out: The server at {other} is not a callspool gateway (HTTP 404)." in strange.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

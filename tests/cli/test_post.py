@@ -3,13 +3,16 @@
 import asyncio
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 import zstandard
+from aiohttp import web
 from click.testing import CliRunner, Result
 
 from gateway.cli import Exit, main
+from tests.cli.conftest import Server
 from tests.intake.running_intake import RunningIntake, running
 
 CALL = {"call_id": "call-1", "wcall_event": "call_ended"}
@@ -49,6 +52,43 @@ async def test_standard_input_is_posted(tmp_path: Path) -> None:
         result = await post(world, "-", stdin=json.dumps(CALL).encode())
         assert (result.exit_code, "durable" in result.stdout) == (0, True), result.output
         await world.only_record("call-1")
+
+
+async def test_a_pipe_is_posted(tmp_path: Path) -> None:
+    """`<(command)` of a shell is a file without a size."""
+    reading, writing = os.pipe()
+    os.write(writing, json.dumps(CALL).encode())
+    os.close(writing)
+    async with running(tmp_path / "spool") as world:
+        result = await post(world, f"/dev/fd/{reading}")
+        assert (result.exit_code, "durable" in result.stdout) == (0, True), result.output
+    os.close(reading)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", "ключ".encode(), b"one\ntwo"], ids=ascii)
+def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    """No header could carry it; it is not shown."""
+    (tmp_path / "key").write_bytes(content)
+    (tmp_path / "a.json").write_text(json.dumps(CALL))
+    file, name = str(tmp_path / "a.json"), str(tmp_path / "key")
+    for command in (
+        ("post", file, "--key", name),
+        ("deliveries", "replace-token", "a", "--key", name),
+        ("dead", "import", str(tmp_path), "--to", "x", "--key", name),
+        ("check-config", "--local", "--probe", "--probe-token", name),
+    ):
+        result = CliRunner().invoke(main, command)
+        assert (result.exit_code, f"{name} holds no key" in result.stderr) == (Exit.USAGE, True), result.output
+
+
+def test_a_token_that_is_none_is_refused(server: Server, tmp_path: Path) -> None:
+    """Those of the environment as well, by the name of what they are for."""
+    (tmp_path / "a.json").write_text(json.dumps(CALL))
+    post = ("post", str(tmp_path / "a.json"), "--intake", "127.0.0.1:9")
+    for command, name in ((post, "INTAKE"), (("dead", "list", "--admin", server.serve(web.Application())), "ADMIN")):
+        result = CliRunner().invoke(main, command, env={f"CALLSPOOL_{name}_TOKEN": "ключ"})
+        said = f"The token of the {'intake' if name == 'INTAKE' else 'admin listener'} is none"
+        assert (result.exit_code, said in result.stderr, "ключ" in result.output) == (Exit.USAGE, True, False)
 
 
 async def test_what_is_rejected_is_said_with_its_hint_and_the_others_are_posted(tmp_path: Path) -> None:

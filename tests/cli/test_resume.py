@@ -47,6 +47,13 @@ def test_a_destination_that_waits_for_nothing_is_left_alone(cli: Cli, server: Se
     assert result.exit_code == Exit.OK
 
 
+def test_a_destination_that_is_taken_away_meanwhile_is_named(cli: Cli, server: Server) -> None:
+    """A reload may remove it while the command waits."""
+    result = cli("resume", "endpoint", "--admin", server.serve(after(replace(UP, name="other"), stats=EMPTY).app))
+    assert "There is no destination endpoint any more." in result.stderr
+    assert result.exit_code == Exit.FAILED
+
+
 def test_with_nothing_queued_the_next_delivery_is_the_try(cli: Cli, server: Server) -> None:
     """Nothing can be sent to find out; that is no failure."""
     waiting = replace(ENDPOINT_DOWN, retry_at=NOW)

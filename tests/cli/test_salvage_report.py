@@ -137,6 +137,31 @@ def test_an_answer_without_its_last_line_is_a_failure(
     assert "repeat the command" in result.stderr.lower()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("salvage",), ("rekey",), ("erase", "--call-id", "a"), ("dead", "replay", "--all"), ("reload",)],
+    ids=" ".join,
+)
+def test_an_order_that_is_not_answered_may_have_been_carried_out(
+    cli: Cli, server: Server, command: tuple[str, ...]
+) -> None:
+    """The gateway took it, and was gone: that is not the same as none that answers."""
+
+    async def vanish(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", vanish)
+    address = server.serve(app)
+    result = cli(*command, "--admin", address)
+    assert (result.exit_code, result.stdout) == (Exit.FAILED, "")
+    assert f"The gateway at {address} did not answer: " in result.stderr
+    assert "outcome is unknown" in result.stderr
+    assert cli("status", "--admin", address).exit_code == Exit.NO_GATEWAY
+
+
 def test_an_answer_that_is_cut_between_two_reports_is_a_failure(cli: Cli, server: Server) -> None:
     """One directory was salvaged; the others may have been."""
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.webhooks.providers import PROVIDERS
+from tests.cli.conftest import Server
 
 SECRET = "a-secret-of-more-than-thirty-two-characters"
 
@@ -63,6 +65,28 @@ def test_nobody_listening_is_said(config: str, unused_tcp_port: int) -> None:
     code, said = run("test", "retell", "--to", f"127.0.0.1:{unused_tcp_port}", "--config", config)
     assert code == 3
     assert "callspool run" in said
+
+
+@pytest.mark.parametrize("answer", ["[]", "<html>", "\xff"])
+def test_another_server_is_told_from_a_gateway(config: str, server: Server, answer: str) -> None:
+    """Whatever it answers, there is no traceback."""
+
+    async def said(_request: web.Request) -> web.Response:
+        return web.Response(body=answer.encode("latin-1"))
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", said)
+    code, told = run("test", "retell", "--to", server.serve(app), "--config", config)
+    assert code == 3
+    assert "is not a callspool gateway (HTTP 200)" in told
+
+
+def test_a_body_that_nests_too_deep_is_not_genuine(config: str, tmp_path: Path) -> None:
+    """It is not written anew to see whether that would verify."""
+    body = tmp_path / "body"
+    body.write_bytes(b"[" * 100_000)
+    code, told = run("verify", str(body), "--source", "retell", "--config", config, *signed("retell", b"{}"))
+    assert (code, "not of this body" in told) == (1, True), told
 
 
 def test_a_genuine_body_is_said_to_be_one(config: str, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import pty
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,24 @@ async def test_an_outbox_is_emptied_into_a_running_gateway(tmp_path: Path) -> No
         record = (await world.only_record("large")).record
         assert json.loads(await world.stored(record)) == {**large, "call_ended_reason": "completed"}
         assert await world.spool.token(record.token_id or 0) == "agents-key-77ab"
+
+
+async def test_json_at_a_terminal_is_json_alone(tmp_path: Path) -> None:
+    """What shows the progress goes to standard error."""
+    outbox = tmp_path / "outbox.db"
+    write(outbox, payload=FULL)
+    mine, terminal = pty.openpty()
+    async with running(tmp_path / "spool") as world:
+        command = ["outbox", "import", str(outbox), "--json", "--intake", f"127.0.0.1:{world.port}"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", *command, stdout=terminal, stderr=asyncio.subprocess.PIPE
+        )
+        _, complaint = await process.communicate()
+    os.close(terminal)
+    said = os.read(mine, 1 << 16).decode()
+    os.close(mine)
+    assert process.returncode == 0, complaint
+    assert [json.loads(line).get("rescued") for line in said.splitlines()] == [None, 1]
 
 
 async def test_a_refused_row_and_a_wrong_token_are_told(tmp_path: Path) -> None:

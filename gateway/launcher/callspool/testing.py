@@ -53,6 +53,7 @@ class RunningGateway:
         deadline = time.monotonic() + seconds
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise RuntimeError(f"the gateway did not start: see {self._folder / 'gateway.log'}")
             time.sleep(_LOOK_SECONDS)
 
