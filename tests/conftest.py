@@ -29,7 +29,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("callspool")
-# What is logged before logging is set up: structlog's own tracebacks show the variables of each frame, at 0.1 s for one.
+# Before logging is set up: structlog's own tracebacks show the variables of each frame, at 0.1 s for one.
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 pytest_plugins = (
