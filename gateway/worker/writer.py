@@ -22,14 +22,13 @@ from uploaders.kafka.options import Topics
 from uploaders.kafka.producer import MessageProducer
 from uploaders.stores.options import FRAMES_AND_COLUMNS, DetailOptions, DetailsStored, SpansStored
 from uploaders.stores.parts import Head, Part, PartKind, lag_seconds
-from uploaders.stores.spans import SpansLeftOut, read_spans
+from uploaders.stores.spans import SpansLeftOut, holds_telemetry, read_spans
 from uploaders.stores.store import Detail, PartRefused, Span, Store, StoreError, StoreRefused, Written
 from uploaders.stores.uploader import StoreObserver, write_in_halves
 
 FIRST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 5.0
 """Between two attempts at a database, or a broker, that does not take what it is given."""
-_TELEMETRY: Final = b'"telemetry_data"'
 
 if TYPE_CHECKING:
     from gateway.worker.claims import ClaimReader
@@ -103,7 +102,7 @@ class BatchWriter:
                 continue
             # What came in one piece with its telemetry is its own detail.
             for part in some:
-                if _TELEMETRY in part.document:
+                if holds_telemetry(part.document):
                     await self._write_detail(part)
             notices = [part for part in some if part.kind is PartKind.REFERENCE]
             stored = len(some) - await self._claim(batch, notices, read)

@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from uploaders.stores import spans
-from uploaders.stores.spans import SpansLeftOut, read_spans
+from uploaders.stores.spans import SpansLeftOut, holds_telemetry, read_spans
 from uploaders.stores.store import Span
 
 CALLS = Path(__file__).parents[3] / "shared" / "calls"
@@ -77,6 +77,22 @@ def test_a_detail_that_cannot_be_read_is_said_to_be(document: bytes) -> None:
     """Its spans are left out, for a reason that is logged."""
     with pytest.raises(SpansLeftOut):
         read_spans(document)
+
+
+@pytest.mark.parametrize(
+    ("document", "holds"),
+    [
+        (b'{"telemetry_data": {}}', True),
+        (b'{"x": "\\ud800", "telemetry_data": {}}', True),
+        (b'{"telemetry_data": null}', False),
+        (b'{"metadata": {"telemetry_data": {}}}', False),
+        (b'{"fields": ["telemetry_data"]}', False),
+        (b'["telemetry_data"', False),
+    ],
+)
+def test_telemetry_is_a_member_of_its_own(document: bytes, holds: bool) -> None:
+    """Its name elsewhere in a call log says nothing."""
+    assert holds_telemetry(document) is holds
 
 
 def test_too_many_objects_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,19 @@ async def test_a_large_call_log_is_stored_as_core_and_detail(
     assert engine.rows("select name from spans") == [("a",)]
 
 
+@pytest.mark.parametrize("base", [b'"metadata": {"telemetry_data": {}}', b'"fields": ["telemetry_data"]'])
+async def test_a_core_is_no_detail_whatever_it_speaks_of(
+    uploader: StoreUploader, payloads: Payloads, store: Store, base: bytes
+) -> None:
+    """The detail of the same record comes after it, and is stored."""
+    fragments = large_fragments(b'"telemetry_data": {"session_traces": [{"name": "a"}]}')
+    record = a_record(payloads, fragments={**fragments, Fragment.BASE: b'"call_id": "call-1", ' + base})
+    for form in (Form.CORE, Form.DETAIL):
+        assert await uploader.deliver(a_delivery(record, form)) == Delivered()
+    detail = json.loads(await document_of(store.detail("", "call-1")))
+    assert detail["telemetry_data"] == {"session_traces": [{"name": "a"}]}
+
+
 async def test_a_whole_with_telemetry_is_its_own_detail(
     uploader: StoreUploader, payloads: Payloads, store: Store, engine: SqliteEngine
 ) -> None:

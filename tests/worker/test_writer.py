@@ -108,6 +108,13 @@ async def test_telemetry_gets_its_spans(bench: Bench, event: str) -> None:
     assert (bench.ledger.entry().new, bench.ledger.entry().duplicate) == (1, 1)
 
 
+async def test_a_core_is_no_detail_whatever_it_speaks_of(bench: Bench) -> None:
+    """Its detail, which has the same digest, is stored when it comes."""
+    await bench.write(bench.message("call_ended", metadata={"telemetry_data": {}}))
+    await bench.write(bench.message("call_detail", telemetry_data=TELEMETRY))
+    assert json.loads(await document_of(bench.store.detail("", "call-1")))["telemetry_data"] == TELEMETRY
+
+
 async def test_what_cannot_be_read_is_among_the_dead(bench: Bench) -> None:
     """The others of its batch are stored; it is there as it came, with its reason and where it was."""
     foreign = Incoming(

@@ -32,6 +32,7 @@ _INT64: Final = 1 << 63
 _SMALLINT: Final = 1 << 15
 _NULL: Final = Raw(b"null")
 _NONE: Final = (_NULL, Raw(b"[]"))
+_NAME: Final = b'"telemetry_data"'
 
 
 class _Detail(Struct):
@@ -64,6 +65,22 @@ _UNREADABLE: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 class SpansLeftOut(Exception):
     """The detail is too large, or cannot be read well enough, for its spans to be taken out."""
+
+
+def holds_telemetry(document: bytes) -> bool:
+    """Whether a call log came with its telemetry, so that it is its own detail.
+
+    A core never did: its detail has the same digest, and would be taken for a duplicate of what the core had made.
+    """
+    if _NAME not in document:
+        return False
+    try:
+        return _decode_detail(document).telemetry_data != _NULL
+    except _UNREADABLE:
+        try:
+            return _decode_detail(without_lone_surrogates(document)).telemetry_data != _NULL
+        except _UNREADABLE:
+            return False
 
 
 def read_spans(document: Buffer, *, bodies: bool = False) -> Iterator[Span]:

@@ -32,7 +32,7 @@ from uploaders.stores.parts import (
     shown_as_of,
     storable_text,
 )
-from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, read_spans
+from uploaders.stores.spans import LARGEST_BYTES, SpansLeftOut, holds_telemetry, read_spans
 from uploaders.stores.store import Detail, PartRefused, Span, Store, StoreError, StoreRefused, Written
 
 log = structlog.get_logger(__name__)
@@ -41,7 +41,6 @@ FORMS: Final = REQUEST_FORMS
 """What a store takes. A reduced detail is for endpoints that take no full one."""
 DOCUMENT_BYTES: Final = 64 << 20
 """The largest detail that is also kept in one piece: it is in memory meanwhile."""
-_TELEMETRY: Final = b'"telemetry_data"'
 
 
 class StoreObserver(Protocol):
@@ -100,8 +99,8 @@ class StoreUploader:
                     outcomes[index] = part
         outcomes.update(zip(parts, await self._write(list(parts.values())), strict=True))
         for index, delivery in enumerate(deliveries):
-            holds_spans = index in parts and _TELEMETRY in parts[index].document
-            if index not in outcomes or (holds_spans and isinstance(outcomes[index], Delivered)):
+            written = isinstance(outcomes.get(index), Delivered)
+            if index not in outcomes or (written and holds_telemetry(parts[index].document)):
                 outcomes[index] = await self._write_detail(delivery)
         return [outcomes[index] for index in range(len(deliveries))]
 
