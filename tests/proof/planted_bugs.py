@@ -214,7 +214,7 @@ BUGS = (
     Bug(
         "a backfill leaves a row alone that lacks its start",
         "uploaders/stores/sqlite/rows.py",
-        "if before is None or _shown_parts(before) != _shown_parts(after):",
+        "if before is None or shown_parts(before) != shown_parts(after):",
         "if before is None:",
         ("tests/stores/test_dual_path.py",),
     ),

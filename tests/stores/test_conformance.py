@@ -167,6 +167,19 @@ async def test_a_newer_detail_replaces_what_is_shown(store: Store, engine: Engin
     assert len((await call_of(store)).parts) == 2
 
 
+@pytest.mark.parametrize("path", CallPath)
+async def test_a_part_is_shown_as_one_of_its_kind(store: Store, path: CallPath) -> None:
+    """An end that came with telemetry, and a newer one without: the second is shown, with the detail of the first."""
+    older, newer = (part_of(PartKind.END, accepted_at=at, number=at) for at in (1, 2))
+    await store.write([older, newer])
+    detail = replace(older, kind=PartKind.DETAIL, document=b"")
+    await store.write_detail(detail, detail_of(older.document))
+    call = await store.call("", "c1", path)
+    assert call is not None
+    assert documents(call, PartKind.END) == [newer.document]
+    assert [part.digest for part in call.parts if part.shown] == [older.digest, newer.digest]
+
+
 async def test_spans_hold_whatever_a_sender_calls_them(store: Store, engine: Engine) -> None:
     """Each column of a span is stored, missing ones as null."""
     full = Span(0, "t", "s", "p", "span 0", "llm", 1 << 62, 5, 2, error=True)

@@ -187,6 +187,22 @@ class StoredPart:
     """Whether it is the part of its kind that the call shows; always true of updates and references."""
 
 
+def is_shown(kind: PartKind, digest: bytes, shown: Sequence[bytes | None]) -> bool:
+    """Whether a call shows a part; `shown` has the digests of the start, the end and the detail that it shows.
+
+    A whole call log and the detail made of it have one digest: a newer end without telemetry leaves its detail shown.
+    """
+    match kind:
+        case PartKind.START:
+            return digest == shown[0]
+        case PartKind.END | PartKind.CALL:
+            return digest == shown[1]
+        case PartKind.DETAIL:
+            return digest == shown[2]
+        case PartKind.UPDATE | PartKind.REFERENCE:
+            return True
+
+
 @dataclass(frozen=True, slots=True)
 class StoredCall:
     """A call with all of its parts, oldest first."""

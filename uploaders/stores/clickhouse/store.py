@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import date
 from itertools import islice
@@ -42,6 +42,7 @@ from uploaders.stores.store import (
     StoreStatus,
     Swept,
     Written,
+    is_shown,
     day_of,
     milliseconds_of,
 )
@@ -526,7 +527,7 @@ def _summary_of(row: Sequence[Any]) -> CallSummary:  # Any: columns
     )  # fmt: skip
 
 
-def _part_of(row: Sequence[Any], shown: Collection[bytes]) -> StoredPart:  # Any: columns
+def _part_of(row: Sequence[Any], shown: Sequence[bytes]) -> StoredPart:  # Any: columns
     kind, event, digest, accepted_at, source_uid, document = row
-    is_shown = kind in {PartKind.UPDATE, PartKind.REFERENCE} or digest in shown
-    return StoredPart(PartKind(kind), event, digest, accepted_at, source_uid, document, is_shown)
+    kind = PartKind(kind)
+    return StoredPart(kind, event, digest, accepted_at, source_uid, document, is_shown(kind, digest, shown))

@@ -8,7 +8,7 @@ other through whichever processes they come. Due times are by the database's clo
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import date
 from itertools import islice
 from typing import Any, Final
@@ -43,6 +43,7 @@ from uploaders.stores.store import (
     StoreUnavailable,
     Swept,
     Written,
+    is_shown,
 )
 
 BACKFILL_ROWS: Final = 5000
@@ -398,7 +399,7 @@ def _summary_of(row: Sequence[Any]) -> CallSummary:  # Any: columns
     )  # fmt: skip
 
 
-def _part_of(row: Sequence[Any], shown: Collection[bytes | None]) -> StoredPart:  # Any: columns
+def _part_of(row: Sequence[Any], shown: Sequence[bytes | None]) -> StoredPart:  # Any: columns
     kind, event, digest, accepted_at, source_uid, document = row
-    is_shown = kind in {PartKind.UPDATE, PartKind.REFERENCE} or digest in shown
-    return StoredPart(PartKind(kind), event, digest, accepted_at, source_uid, (document or "").encode(), is_shown)
+    kind, text = PartKind(kind), (document or "").encode()
+    return StoredPart(kind, event, digest, accepted_at, source_uid, text, is_shown(kind, digest, shown))

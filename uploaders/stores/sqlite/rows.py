@@ -181,7 +181,7 @@ def write_page(
         for key in page:
             found = [_received(each) for each in writing.execute(_PARTS, key)]
             before, after = row_of(writing, key), merge(key, found, now, rule)
-            if before is None or _shown_parts(before) != _shown_parts(after):
+            if before is None or shown_parts(before) != shown_parts(after):
                 put_row(writing, after)
                 written += 1
             writing.change("DELETE FROM backfill_calls WHERE project = ? AND call_id = ?", key)
@@ -228,5 +228,6 @@ def _received(row: Sequence[Any]) -> ReceivedPart:  # Any: a row
     return ReceivedPart(PartKind(kind), accepted_at, digest, decode_head(head), received_at)
 
 
-def _shown_parts(row: CallRow) -> list[bytes | None]:
+def shown_parts(row: CallRow) -> list[bytes | None]:
+    """The digests of the start, the end and the detail that a call shows."""
     return [None if part is None else part.digest for part in (row.start, row.end, row.detail)]

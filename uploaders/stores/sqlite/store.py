@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from uploaders.stores.pipeline import SQLITE, Dialect, Rows, Statement
 from uploaders.stores.schema import CHECKS, finding, migrations_of, pending
 from uploaders.stores.sqlite import rows as backfill
 from uploaders.stores.sqlite.connection import Connection, Order, run_orders, wipe
-from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of
+from uploaders.stores.sqlite.rows import decode_head, head_text, merged_rows, put_row, row_of, shown_parts
 from uploaders.stores.store import (
     NOT_COMPLETE,
     OWNER_SILENT_MILLISECONDS,
@@ -57,6 +57,7 @@ from uploaders.stores.store import (
     Swept,
     Written,
     day_of,
+    is_shown,
     summary_of,
 )
 
@@ -557,8 +558,7 @@ def _read_call(key: tuple[str, str], reading: Connection) -> StoredCall | None:
         reading.execute("COMMIT")
     if not summaries or row is None:
         return None
-    shown = {part.digest for part in (row.start, row.end, row.detail) if part is not None}
-    return StoredCall(_summary_of(summaries[0]), tuple([_part_of(each, shown) for each in parts]))
+    return StoredCall(_summary_of(summaries[0]), tuple([_part_of(each, shown_parts(row)) for each in parts]))
 
 
 def _merge_call(key: tuple[str, str], now: int, rule: CompletionRule, reading: Connection) -> StoredCall | None:
@@ -567,8 +567,7 @@ def _merge_call(key: tuple[str, str], now: int, rule: CompletionRule, reading: C
     if not parts:
         return None
     row = merge(key, [_received(each) for each in parts], now, rule)
-    shown = {part.digest for part in (row.start, row.end, row.detail) if part is not None}
-    return StoredCall(summary_of(row), tuple([_part_of(each, shown) for each in parts]))
+    return StoredCall(summary_of(row), tuple([_part_of(each, shown_parts(row)) for each in parts]))
 
 
 def _received(columns: Sequence[Any]) -> ReceivedPart:  # Any: a row
@@ -576,10 +575,10 @@ def _received(columns: Sequence[Any]) -> ReceivedPart:  # Any: a row
     return ReceivedPart(PartKind(kind), accepted_at, digest, decode_head(head), received_at)
 
 
-def _part_of(columns: Sequence[Any], shown: Collection[bytes]) -> StoredPart:  # Any: a row
+def _part_of(columns: Sequence[Any], shown: Sequence[bytes | None]) -> StoredPart:  # Any: a row
     kind, event, digest, accepted_at, source_uid, document, _head, _received_at = columns
-    is_shown = kind in {PartKind.UPDATE, PartKind.REFERENCE} or digest in shown
-    return StoredPart(PartKind(kind), event, digest, accepted_at, source_uid, document, is_shown)
+    kind = PartKind(kind)
+    return StoredPart(kind, event, digest, accepted_at, source_uid, document, is_shown(kind, digest, shown))
 
 
 def _count(statement: str, reading: Connection) -> int:
