@@ -78,28 +78,24 @@ class Connection:
         self, statement: str, parameters: Sequence[object] | Mapping[str, object] = ()
     ) -> list[Any]:  # Any: a row
         """All rows of one statement."""
-        assert self._connection is not None
-        with closing(self._connection.execute(statement, parameters)) as cursor:
+        with closing(self._open.execute(statement, parameters)) as cursor:
             return cursor.fetchall()
 
     def change(self, statement: str, parameters: Sequence[object]) -> int:
         """How many rows a statement changed."""
-        assert self._connection is not None
-        with closing(self._connection.execute(statement, parameters)) as cursor:
+        with closing(self._open.execute(statement, parameters)) as cursor:
             return cursor.rowcount
 
     def change_many(self, statement: str, rows: Iterator[Sequence[object]]) -> None:
         """Run a statement for each of the rows."""
-        assert self._connection is not None
-        self._connection.executemany(statement, rows)
+        self._open.executemany(statement, rows)
 
     def run_script(self, script: str) -> None:
         """Run a migration, which commits itself; nothing of one that fails is kept."""
-        assert self._connection is not None
         try:
-            self._connection.executescript(script)
+            self._open.executescript(script)
         except BaseException:
-            self._connection.rollback()
+            self._open.rollback()
             raise
 
     @contextmanager
@@ -113,6 +109,13 @@ class Connection:
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.rollback()
             raise
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            # Whoever waited in the thread behind what met an I/O error.
+            raise StoreUnavailable("the file of the store was closed after an I/O error, and is opened again")
+        return self._connection
 
     def _translated(self, work: Callable[["Connection"], Result]) -> Result:
         try:

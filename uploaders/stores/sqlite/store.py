@@ -373,7 +373,8 @@ class SqliteStore(DeletesCalls):
             raise
 
     def _open_reader(self, reading: Connection) -> None:
-        reading.connect(self._path)
+        if not reading.is_open:
+            reading.connect(self._path)
         reading.execute("PRAGMA query_only = 1")
 
     def _write(self, parts: Sequence[Part], writing: Connection) -> Written:
