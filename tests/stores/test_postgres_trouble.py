@@ -145,7 +145,12 @@ async def test_an_administrator_may_end_every_connection(store: PostgresStore, e
 
 
 async def test_a_detail_may_come_as_slowly_as_it_likes(store: PostgresStore, engine: PostgresEngine) -> None:
-    """A limit of bandwidth, or a bucket, lets frames come for longer than a statement may take: none waits for them."""
+    """A limit of bandwidth, or a bucket, lets frames come for longer than a statement may take: none waits for them.
+
+    Nor does a server that ends idle transactions end this one.
+    """
+    engine.change(f"alter role {role_of(engine)} set idle_in_transaction_session_timeout = 100")
+    await store._pool.close()  # it holds for new connections
     text = json.dumps({"call_id": "c1", "text": "x" * 100}).encode()
 
     async def frames() -> AsyncIterator[bytes]:
@@ -190,6 +195,48 @@ async def test_two_details_of_a_call_at_once_keep_the_spans_of_one(engine: Postg
     await first.write_detail(part, replace(detail_of(older), spans=spans_in_between))
     await asyncio.wrap_future(others[0])
     assert engine.rows("select name from spans") == [("b",)]
+    for store in (first, second):
+        await store.close()
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+async def test_a_detail_that_comes_during_a_deletion_is_there_whole_or_not_at_all(
+    engine: PostgresEngine, pairs: bool
+) -> None:
+    """Deleted frame by frame and part by part, a call must not keep frames that no part names: nobody finds them."""
+    first, second = (PostgresStore(engine.url, replace(RULE, pairs=pairs)) for _ in range(2))
+    await first.write([part_of(PartKind.UPDATE)])
+    engine.change("insert into completions (project, call_id) values ('', 'c1')")
+    loop = asyncio.get_running_loop()
+    deletions: list[Future[int]] = []
+    text = b'{"call_id":"c1"}'
+
+    def waits(what: str) -> bool:
+        return bool(
+            engine.rows(f"select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '{what}%'")
+        )
+
+    with psycopg.connect(engine.url) as holding:
+        holding.execute("select from completions for update")
+
+        async def frames() -> AsyncIterator[bytes]:
+            """The deletion is under way, behind the lock, before the detail ends."""
+            yield encode(text)
+            deletions.append(asyncio.run_coroutine_threadsafe(second.delete([("", "c1")]), loop))
+            while not await asyncio.to_thread(waits, "DELETE FROM completions"):
+                pass
+
+        writing = asyncio.create_task(first.write_detail(part_of(PartKind.DETAIL, document=text), Detail(frames())))
+        while not (await asyncio.to_thread(waits, "SELECT pg_advisory") or writing.done()):
+            pass
+        holding.rollback()
+    await asyncio.wrap_future(deletions[0])
+    await writing
+    orphans = (
+        "select count(*) from call_details d where not exists (select 1 from call_parts p where p.digest = d.digest)"
+    )
+    assert engine.rows(orphans) == [(0,)]
+    assert await first.check() == ()
     for store in (first, second):
         await store.close()
 

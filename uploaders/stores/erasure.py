@@ -14,8 +14,11 @@ _SQLITE_DETAILS: Final = tuple(
     f"DELETE FROM {table} WHERE detail_id IN (SELECT detail_id FROM call_parts WHERE {_OF_CALL})"
     for table in ("call_details", "details")
 )
-_POSTGRES_DETAILS: Final = (f"DELETE FROM call_details WHERE {_OF_CALL}",)
-
+_POSTGRES_DETAILS: Final = (
+    # As `write_detail` does at its end: one that commits in between would leave its frames behind.
+    "SELECT pg_advisory_xact_lock(hashtextextended(:project, hashtext(:call_id)))",
+    f"DELETE FROM call_details WHERE {_OF_CALL}",
+)
 
 _LISTED: Final = ("jsonb_array_elements_text(CAST(:all_but AS jsonb))", "json_each(:all_but)")
 """The names in a list, for PostgreSQL and for SQLite: as `value`."""

@@ -40,7 +40,11 @@ class ConnectionPool:
 
     def __init__(self, url: str, size: int, statement_timeout: float) -> None:
         self._url = url
-        self._settings = f"-c statement_timeout={round(statement_timeout * 1000)} -c timezone=UTC"
+        # The frames of a detail come as slowly as a bandwidth lets them: its transaction is idle in between.
+        self._settings = (
+            f"-c statement_timeout={round(statement_timeout * 1000)} -c idle_in_transaction_session_timeout=0 "
+            "-c timezone=UTC"
+        )
         self._free = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
 

@@ -108,11 +108,11 @@ class PostgresStore(DeletesCalls):
                     await _copy_frames(cursor, part, seq, frames)
                     frames, size, seq = [], 0, seq + len(frames)
             await _copy_frames(cursor, part, seq, frames)
+            # Keeps details of one call apart, whose spans have one place, and from a deletion that saw no frames yet.
+            await cursor.execute(sql.LOCK_CALL, (part.project, part.call_id))
             if self._pairs:
                 await cursor.execute(sql.MERGE_DETAIL, values)
             else:
-                # As the call's row does otherwise, this keeps details of one call apart: their spans have one place.
-                await cursor.execute(sql.LOCK_CALL, (part.project, part.call_id))
                 await cursor.execute(sql.SHOWN_DETAIL, (part.project, part.call_id))
             if await cursor.fetchone() == (part.digest,):
                 await _replace_spans(cursor, part, detail)
