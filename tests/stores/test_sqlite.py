@@ -5,12 +5,14 @@ import json
 import random
 import sqlite3
 import stat
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.stores.calls import RULE, detail_of, part_of
 from tests.stores.engines import SqliteEngine
@@ -132,6 +134,52 @@ async def test_after_a_failed_commit_everything_is_written_again(
     await store.close()
 
 
+async def test_what_waits_behind_a_failed_commit_may_work_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection that it waited for is closed: that is the store's matter, and no defect that ends whoever asks."""
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    await store.open()
+    execute, failed, queued = Connection.execute, list[str](), threading.Event()
+
+    def failing(self: Connection, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        if statement == "COMMIT" and not failed:
+            failed.append(statement)
+            assert queued.wait(10)
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return execute(self, statement, parameters)
+
+    monkeypatch.setattr(Connection, "execute", failing)
+    work = [store.write([part_of(PartKind.START)]), store.write([part_of(PartKind.END)]), store.sweep()]
+    waiting = asyncio.gather(*work, return_exceptions=True)
+    await asyncio.sleep(0)  # each is in the queue of the thread
+    queued.set()
+    errors = await waiting
+    assert [type(error) for error in errors] == [StoreUnavailable] * 3
+    assert (await store.write([part_of(PartKind.START), part_of(PartKind.END)])).completed == 1
+    await store.close()
+
+
+async def test_calls_of_an_id_are_found_by_their_key(tmp_path: Path) -> None:
+    """In every project, and without reading the keys of all others."""
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    await store.write([replace(part_of(PartKind.CALL, "c1"), project=project) for project in ("", "a", "b")])
+    connection = store._reading._connection
+    assert connection is not None
+    asked: list[str] = []
+    connection.set_trace_callback(asked.append)
+    assert await store.find_calls(CallsWanted(("c1", "never"))) == [("", "c1"), ("a", "c1"), ("b", "c1")]
+    connection.set_trace_callback(None)
+    plan = [row[-1] for row in engine.rows(f"EXPLAIN QUERY PLAN {asked[0]}")]
+    assert any("SEARCH p USING" in step and "(project=? AND call_id=?)" in step for step in plan)
+    assert not any(step.startswith("SCAN p") for step in plan)
+    await store.close()
+
+
 LISTS = {
     CallQuery(): "calls_by_time",
     CallQuery(agent_id="a"): "calls_by_agent",
@@ -148,7 +196,8 @@ async def test_every_list_has_its_index(tmp_path: Path) -> None:
     store = engine.store()
     await store.open()
     await store.close()
-    engine.change("DROP INDEX calls_by_agent_and_state")
+    for index in ("calls_by_agent_and_state", "pipeline_jobs_claimed"):
+        engine.change(f"DROP INDEX {index}")
     engine.set_schema_version(6)
     store = engine.store()
     await store.open()

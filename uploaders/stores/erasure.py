@@ -20,6 +20,16 @@ _POSTGRES_DETAILS: Final = (
     f"DELETE FROM call_details WHERE {_OF_CALL}",
 )
 
+_OF_ID: Final = """
+WITH RECURSIVE w (project) AS (
+    SELECT min(project) FROM call_parts
+    UNION ALL
+    SELECT (SELECT min(p.project) FROM call_parts p WHERE p.project > w.project) FROM w WHERE w.project IS NOT NULL
+)
+SELECT DISTINCT p.project, p.call_id FROM w CROSS JOIN call_parts p
+WHERE p.project = w.project AND p.call_id = :value
+"""
+"""The calls of an id, by the key of parts in each project: without that, all keys are read for each id."""
 _LISTED: Final = ("jsonb_array_elements_text(CAST(:all_but AS jsonb))", "json_each(:all_but)")
 """The names in a list, for PostgreSQL and for SQLite: as `value`."""
 
@@ -43,10 +53,7 @@ class DeletesCalls:
 
     async def find_calls(self: Database, wanted: CallsWanted) -> list[CallKey]:
         """See `Store.find_calls`."""
-        statements: list[Statement] = [
-            ("SELECT DISTINCT project, call_id FROM call_parts WHERE call_id = :value", {"value": key_text(call_id)})
-            for call_id in wanted.call_ids
-        ]
+        statements: list[Statement] = [(_OF_ID, {"value": key_text(call_id)}) for call_id in wanted.call_ids]
         if wanted.agent_id is not None:
             statements += [
                 (
