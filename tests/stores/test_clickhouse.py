@@ -4,6 +4,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,9 @@ pytest.importorskip("clickhouse_connect")
 
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError  # see above
 
+from uploaders.stores.clickhouse import sql
 from uploaders.stores.clickhouse.client import translate
-from uploaders.stores.clickhouse.store import ClickHouseStore
+from uploaders.stores.clickhouse.store import REPAIR_EVERY, REPAIR_SINCE, ClickHouseStore
 
 EXACT = b'{"call_id":"c1","n":1e400,"s":"\\ud800\\u0000","k":1,"k":2,"big":1234567890123456789012345}'
 
@@ -89,6 +91,41 @@ async def test_a_view_of_maxima_shows_the_newest_part_in_any_order(
     assert dict(shown) == {f"c{number}": 2 for number in range(4)}
 
 
+async def test_a_detail_that_failed_in_the_middle_gets_its_spans(
+    store: ClickHouseStore, engine: ClickHouseEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part, which makes it a duplicate, comes last; a newer detail replaces spans where it is shown."""
+    insert, part = store._server.insert, part_of(PartKind.DETAIL, accepted_at=2, document=EXACT)
+    await store.open()
+
+    async def fail(table: str, *rest: Any) -> None:
+        if table == "spans":
+            monkeypatch.setattr(store._server, "insert", insert)
+            raise StoreUnavailable("ClickHouse: Code: 252")
+        await insert(table, *rest)
+
+    monkeypatch.setattr(store._server, "insert", fail)
+    with pytest.raises(StoreUnavailable):
+        await store.write_detail(part, detail_of(EXACT, [span_of(0)]))
+    for _ in range(2):
+        await store.write_detail(part, detail_of(EXACT, [span_of(0)]))
+    assert engine.rows("select name from spans") == [("span",)]
+    for at, names in ((1, ["span"]), (3, ["a", "b"])):
+        other = part_of(PartKind.DETAIL, accepted_at=at, document=b'{"at":%d}' % at)
+        await store.write_detail(other, detail_of(b"{}", [span_of(0, "a"), span_of(1, "b")]))
+        assert engine.rows("select name from spans order by seq") == [(name,) for name in names]
+    assert await store.check() == ()
+
+
+async def test_what_was_erased_can_be_written_again(store: ClickHouseStore) -> None:
+    """In the very same batch, too: ClickHouse remembers the last inserts, and must not take it for one of these."""
+    batch = [part_of(PartKind.START), part_of(PartKind.END)]
+    for _ in range(2):
+        assert (await store.write(batch)).completed == 1
+        assert [call.call_id for call in await store.calls(CallQuery())] == ["c1"]
+        assert await store.delete([("", "c1")]) == 2
+
+
 async def test_what_a_writer_left_behind_is_repaired(store: ClickHouseStore, engine: ClickHouseEngine) -> None:
     """It died between parts and row: a sweep makes the row, and the same batch again completes the call."""
     await store.open()
@@ -97,6 +134,28 @@ async def test_what_a_writer_left_behind_is_repaired(store: ClickHouseStore, eng
     await store.sweep()
     assert engine.rows("select state from calls_complete") == [(CallState.COMPLETE,)]
     assert await store.write([part_of(PartKind.START), part_of(PartKind.END)]) == Written()
+
+
+async def test_more_than_a_sweep_repairs_is_repaired_by_the_next(
+    store: ClickHouseStore, engine: ClickHouseEngine
+) -> None:
+    """Also where it is from before the last hour, as after a night without a gateway."""
+    await store.open()
+    await store._insert([part_of(PartKind.CALL, f"c{number}") for number in range(5)])
+    engine.advance(2 * REPAIR_SINCE)
+    for _ in range(3):
+        await store.sweep(2)
+        engine.advance(REPAIR_EVERY)
+    assert engine.rows("select count() from calls_complete") == [(5,)]
+
+
+async def test_what_is_old_is_not_read_for_repairs(store: ClickHouseStore, engine: ClickHouseEngine) -> None:
+    """Every minute: of calls of which nothing came lately neither parts nor rows are put together."""
+    await store.write([part_of(PartKind.START, f"c{number}") for number in range(300)])
+    engine.advance(2 * REPAIR_SINCE)
+    await store.write([part_of(PartKind.START, "new")])
+    limited = f"{sql.BEHIND} SETTINGS max_rows_to_group_by = 100, group_by_overflow_mode = 'throw'"
+    assert await store._server.rows(limited, {"since": engine.now - REPAIR_SINCE, "limit": 9}) == []
 
 
 async def test_a_row_of_somebody_who_knew_less_does_not_win(store: ClickHouseStore, engine: ClickHouseEngine) -> None:

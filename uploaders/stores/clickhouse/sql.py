@@ -141,7 +141,7 @@ PARTS: Final = (
     "WHERE project = %(project)s AND call_id = %(call_id)s ORDER BY accepted_at, kind, digest"
 )
 SHOWN_DETAIL: Final = (
-    "SELECT detail_id, digest FROM call_parts FINAL WHERE project = %(project)s AND call_id = %(call_id)s "
+    "SELECT detail_id, digest, accepted_at FROM call_parts FINAL WHERE project = %(project)s AND call_id = %(call_id)s "
     f"AND kind = {PartKind.DETAIL:d} ORDER BY accepted_at DESC, digest DESC LIMIT 1"
 )
 NEXT_FRAME: Final = (
@@ -154,20 +154,21 @@ DUE: Final = (
     "ORDER BY due_at LIMIT %(limit)s"
 )
 WAITING: Final = "SELECT count() FROM calls_complete FINAL WHERE due_at > 0"
-BEHIND: Final = """
+_RECENT: Final = "(project, call_id) IN (SELECT project, call_id FROM call_parts WHERE received_at >= %(since)s)"
+BEHIND: Final = f"""
 SELECT parts.project, parts.call_id FROM (
     SELECT project, call_id, uniqExact(kind, digest) AS count FROM call_parts
-    WHERE (project, call_id) IN (SELECT project, call_id FROM call_parts WHERE received_at >= %(since)s)
-    GROUP BY project, call_id
+    WHERE {_RECENT} GROUP BY project, call_id
 ) AS parts LEFT JOIN (
-    SELECT project, call_id, intDiv(max(version), 8) AS count FROM calls_complete GROUP BY project, call_id
+    SELECT project, call_id, intDiv(max(version), 8) AS count FROM calls_complete
+    WHERE {_RECENT} GROUP BY project, call_id
 ) AS rows ON rows.project = parts.project AND rows.call_id = parts.call_id
 WHERE rows.count < parts.count LIMIT %(limit)s
 """
 """Calls whose rows lack parts that were received since then: a writer died in between."""
 ABANDONED: Final = f"""
 SELECT DISTINCT detail_id FROM call_details WHERE staged_at <= %(before)s
-    AND detail_id NOT IN (SELECT detail_id FROM call_parts FINAL WHERE kind = {PartKind.DETAIL:d}) LIMIT 100
+    AND detail_id NOT IN (SELECT detail_id FROM call_parts WHERE kind = {PartKind.DETAIL:d}) LIMIT 100
 """
 
 _DAY_CALLS: Final = f"SELECT DISTINCT project, call_id FROM call_parts WHERE {OF_DAY}"

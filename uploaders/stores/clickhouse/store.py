@@ -6,7 +6,6 @@ crash leaves between the two, a sweep finds. Batches should be large (`batch_max
 """
 
 import asyncio
-import hashlib
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -42,8 +41,8 @@ from uploaders.stores.store import (
     StoreStatus,
     Swept,
     Written,
-    is_shown,
     day_of,
+    is_shown,
     milliseconds_of,
 )
 
@@ -65,6 +64,8 @@ TOLD: Final = 1 << 62
 """The version of what was announced: no claim outdoes it."""
 ABANDONED_AFTER: Final = 24 * 3600 * 1000
 """Milliseconds after which a detail that never got its part is cleared."""
+CLEAR_EVERY: Final = 3600 * 1000
+"""Milliseconds between two looks for such details: the ids of all are compared."""
 
 _PART_TYPES: Final = {
     "project": "String", "call_id": "String", "kind": "UInt8", "digest": "String", "event": "String",
@@ -108,6 +109,7 @@ class ClickHouseStore:
         self._opening = asyncio.Lock()
         self._open = False
         self._repaired_at: int | None = None
+        self._cleared_at: int | None = None
 
     async def open(self) -> None:
         """See `Store.open`."""
@@ -133,12 +135,14 @@ class ClickHouseStore:
         return replace(completed, new=Counter(part.kind for part in new.values()))
 
     async def write_detail(self, part: Part, detail: Detail) -> Written:
-        """See `Store.write_detail`. The part comes after all of its frames, and makes them visible."""
+        """See `Store.write_detail`. The part comes after all that belongs to it, and makes it visible: where something
+        fails before, all is written again, and what is there twice counts once."""
         await self.open()
         key = (part.project, part.call_id)
         found = await self._server.rows(sql.KNOWN, _named([key]))
+        has_others = any(kind == part.kind and digest != part.digest for *_, kind, digest in found)
         if _key_of(part) in {(project, call_id, kind, digest) for project, call_id, kind, digest in found}:
-            await self._put_rows([key])
+            await self._end_detail(key, has_others=has_others)
             return Written()
         detail_id = uuid.uuid4().hex
         seq, size, frames = 0, 0, list[bytes]()
@@ -154,11 +158,11 @@ class ClickHouseStore:
         if document is not None:
             row = (part.project, part.call_id, part.digest, document)
             await self._server.insert("detail_documents", _DOCUMENT_TYPES, [row])
-        await self._insert([part], detail_id)
         shown = await self._server.rows(sql.SHOWN_DETAIL, {"project": part.project, "call_id": part.call_id})
-        if [digest for _, digest in shown] == [part.digest]:
-            await self._replace_spans(part, detail, replaces=any(kind == part.kind for _, _, kind, _ in found))
-        await self._put_rows([key])
+        if not any(part.rank < (accepted_at, digest) for _, digest, accepted_at in shown):
+            await self._put_spans(part, detail)
+        await self._insert([part], detail_id)
+        await self._end_detail(key, has_others=has_others)
         return Written({part.kind: 1})
 
     async def sweep(self, limit: int = 1000) -> Swept:
@@ -242,7 +246,7 @@ class ClickHouseStore:
         """See `Store.detail`. Each frame is a question of its own: nothing is held while the caller sends one."""
         await self.open()
         values = {"project": project, "call_id": key_text(call_id)}
-        for detail_id, _ in await self._server.rows(sql.SHOWN_DETAIL, values):
+        for detail_id, *_ in await self._server.rows(sql.SHOWN_DETAIL, values):
             seq = -1
             while frames := await self._server.rows(sql.NEXT_FRAME, {"detail_id": detail_id, "seq": seq}):
                 ((seq, frame),) = frames
@@ -414,8 +418,8 @@ class ClickHouseStore:
              part.source_uid, part.document, _encode_head(part.head), detail_id)
             for part in parts
         ]  # fmt: skip
-        token = hashlib.sha256(b"".join(repr(_key_of(part)).encode() for part in parts)).hexdigest()
-        await self._server.insert("call_parts", _PART_TYPES, rows, token)
+        # Of this insert alone: the same parts are written again after they were erased.
+        await self._server.insert("call_parts", _PART_TYPES, rows, uuid.uuid4().hex)
 
     async def _put_rows(self, keys: Sequence[CallKey]) -> Written:
         """Make the rows of these calls anew; which of them became complete."""
@@ -444,10 +448,16 @@ class ClickHouseStore:
         rows = [(detail_id, number, now, frame) for number, frame in enumerate(frames, seq)]
         await self._server.insert("call_details", _FRAME_TYPES, rows)
 
-    async def _replace_spans(self, part: Part, detail: Detail, *, replaces: bool) -> None:
-        if replaces:
-            values = {"project": part.project, "call_id": part.call_id, "digest": part.digest.hex()}
-            await self._server.run(f"DELETE FROM spans WHERE {sql.OTHER_SPANS}", values)
+    async def _end_detail(self, key: CallKey, *, has_others: bool) -> None:
+        """What is left to be done for a detail that is there: of several the shown one alone has spans."""
+        named = dict(zip(("project", "call_id"), key, strict=True))
+        if has_others:
+            for _, digest, _ in await self._server.rows(sql.SHOWN_DETAIL, named):
+                values = {**named, "digest": digest.hex()}
+                await self._server.run(f"DELETE FROM spans WHERE {sql.OTHER_SPANS}", values)
+        await self._put_rows([key])
+
+    async def _put_spans(self, part: Part, detail: Detail) -> None:
         spans = await asyncio.to_thread(detail.spans)
         key = (part.project, part.call_id, part.digest)
 
@@ -464,9 +474,14 @@ class ClickHouseStore:
             behind = await self._server.rows(sql.BEHIND, {"since": since, "limit": limit})
             if behind:
                 await self._put_rows([(project, call_id) for project, call_id in behind])
-        for (detail_id,) in await self._server.rows(sql.ABANDONED, {"before": now - ABANDONED_AFTER}):
-            await self._server.run("DELETE FROM call_details WHERE detail_id = %(detail_id)s", {"detail_id": detail_id})
+            if len(behind) == limit:
+                return  # there may be more, from before the time that the next look goes back to
         self._repaired_at = now
+        if self._cleared_at is None or now - self._cleared_at >= CLEAR_EVERY:
+            found = await self._server.rows(sql.ABANDONED, {"before": now - ABANDONED_AFTER})
+            for (detail_id,) in found:
+                await self._server.run("DELETE FROM call_details WHERE detail_id = %(id)s", {"id": detail_id})
+            self._cleared_at = None if found else now
 
     async def _progress(self, day: date) -> tuple[BackfillDay, CallKey | None, int]:
         """What was done of a day, the cursor, and the version of its row; a day that did not agree begins anew."""
