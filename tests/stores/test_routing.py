@@ -184,6 +184,21 @@ async def test_a_question_is_asked_once_where_nothing_is_compared(
     await reads._store.close()
 
 
+async def test_the_oldest_day_is_asked_for_once_an_hour(
+    migrating: SqliteEngine, cutoff: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some engines read every part for it; how far the backfill is, is asked again after seconds."""
+    now, asked = [0.0], list[str]()
+    reads = CallReads(migrating.store(), Routing(Reads.ROUTED, cutoff), Heard(), lambda: 0.5, lambda: now[0])
+    store = type(reads._store)
+    for name in ("backfill_days", "oldest_day"):
+        monkeypatch.setattr(store, name, _noting(getattr(store, name), name, asked))
+    for now[0] in (0.0, 5.0, 11.0, 22.0, 3601.0):
+        await reads.calls(CallQuery())
+    assert [asked.count(name) for name in ("backfill_days", "oldest_day")] == [4, 2]
+    await reads._store.close()
+
+
 def _noting(method: Callable[..., object], name: str, asked: list[str]) -> Callable[..., object]:
     def noted(*arguments: object) -> object:
         asked.append(name)

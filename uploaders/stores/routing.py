@@ -30,6 +30,9 @@ from uploaders.stores.store import (
 
 FRESH_SECONDS: Final = 10.0
 """How long the progress of a backfill is taken as it was."""
+OLDEST_SECONDS: Final = 3600.0
+"""The same for the oldest day: PostgreSQL reads every part for it. One that is deleted meanwhile keeps questions on the
+old path for as long."""
 EVERYTHING: Final = 0
 """`complete_since` of a new path that has every call."""
 
@@ -120,6 +123,7 @@ class CallReads:
         self._chance = chance
         self._clock = clock
         self._complete: tuple[float, int] | None = None
+        self._oldest: tuple[float, date] | None = None
 
     async def calls(self, query: CallQuery) -> list[CallSummary]:
         """The calls that a query asks for, the newest first."""
@@ -177,6 +181,14 @@ class CallReads:
             return EVERYTHING
         now = self._clock()
         if self._complete is None or now - self._complete[0] > FRESH_SECONDS:
-            days, oldest = await self._store.backfill_days(), await self._store.oldest_day()
+            days, oldest = await self._store.backfill_days(), await self._oldest_day(now)
             self._complete = (now, complete_since(self._routing.cutoff, days, oldest))
         return self._complete[1]
+
+    async def _oldest_day(self, now: float) -> date | None:
+        if self._oldest is None or now - self._oldest[0] > OLDEST_SECONDS:
+            oldest = await self._store.oldest_day()
+            if oldest is None:
+                return None
+            self._oldest = (now, oldest)
+        return self._oldest[1]
