@@ -20,7 +20,17 @@ from uploaders.pipeline.models import HttpFailed, OpenAiChat, OpenAiEmbedding
 from uploaders.pipeline.options import CallbackRule, Limits, ServerOptions, Summaries, TenantRule
 from uploaders.pipeline.runner import BAD_ANSWERS, Models, PipelineRunner, RunnerRule
 from uploaders.pipeline.vectors import SqliteVectors
-from uploaders.stores.pipeline import CallbackTables, CallText, FoundInsight, JobState, NewText, Redo, Step, TextQuery
+from uploaders.stores.pipeline import (
+    CallbackTables,
+    CallText,
+    FoundInsight,
+    Job,
+    JobState,
+    NewText,
+    Redo,
+    Step,
+    TextQuery,
+)
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.store import StoreUnavailable
 
@@ -198,6 +208,23 @@ async def test_useless_answers_are_counted_through_restarts(begin: Begin, server
         await stage.all_ended()
         assert len(server.chats) == 4
         assert (await stage.insight()).summary_source == "extractive"
+
+
+async def test_useless_vectors_are_counted_through_restarts(begin: Begin, server: ModelServer) -> None:
+    """As answers of the other model are: a tenant that has spent its minute begins a step again each time."""
+    none = [0.0] * 8
+    server.embed = lambda _request, _body: (
+        vectors(none) if len(server.embeddings) < BAD_ANSWERS else web.Response(status=503)
+    )
+    async with begin(chat=False) as stage:
+        await stage.queue("c")
+        await stage.until(lambda: reached(server.embeddings, 3))
+    server.embed = lambda _request, _body: vectors(none)
+    stage.tables._clock.now += 600_000
+    async with begin(chat=False) as stage:
+        await stage.all_ended()
+        assert len(server.embeddings) == 4
+        assert await stage.tables.spent_today("") == 3
 
 
 async def reached(asked: list[Any], count: int) -> bool:
@@ -466,6 +493,44 @@ async def test_a_call_that_was_left_in_the_middle_is_tried_again(
         clock.now += 3_600_000
         await stage.all_ended()
         assert (len(server.chats), len(server.embeddings)) == (1, 1)
+
+
+async def test_of_several_that_were_left_in_the_middle_each_is_tried_again(
+    begin: Begin, server: ModelServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is left while another is given back."""
+    async with begin(replace(RULE, workers=2)) as stage:
+        finish, postpone, failed = stage.tables.finish, stage.tables.postpone, asyncio.Event()
+
+        async def fail(job: Job, *rest: Any) -> object:
+            """Each once, the second while the first is given back."""
+            if job.attempts:
+                return await finish(job, *rest)
+            if job.call_id == "b":
+                await giving_back.wait()
+                asyncio.get_running_loop().call_soon(failed.set)
+            raise RuntimeError("a mistake of ours")
+
+        giving_back = asyncio.Event()
+
+        async def slow(job: Job, *rest: Any, **more: Any) -> None:
+            """Until the second was left, too."""
+            giving_back.set()
+            await failed.wait()
+            await asyncio.sleep(0)
+            await postpone(job, *rest, **more)
+
+        monkeypatch.setattr(stage.tables, "finish", fail)
+        monkeypatch.setattr(stage.tables, "postpone", slow)
+        await stage.queue("a", "b")
+
+        async def given_back() -> bool:
+            return bool((await stage.tables.status()).reasons.get("it failed unexpectedly") == 2)
+
+        await stage.until(given_back)
+        clock.now += 3_600_000
+        await stage.all_ended()
+        assert (len(server.chats), len(server.embeddings)) == (2, 2)
 
 
 async def test_a_call_that_is_erased_while_it_is_worked_on_leaves_no_vector(

@@ -53,13 +53,13 @@ from uploaders.pipeline.summary import (
     redacted,
     transcript_for,
 )
-from uploaders.stores.pipeline import CallKey, Insight, Job, JobState, Step, StepOutput
+from uploaders.stores.pipeline import Insight, Job, JobState, Step, StepOutput
 from uploaders.stores.pipeline_tables import PipelineTables
-from uploaders.stores.store import PartRefused, StoreError
+from uploaders.stores.store import CallKey, PartRefused, StoreError
 from uploaders.tasks import Tasks
 
 BAD_ANSWERS: Final = 3
-"""So many answers that are not what was asked for are paid for; then the call is summarised without a model."""
+"""So many answers to a step that are not what was asked for are paid for; then it is done without a model."""
 POLL_SECONDS: Final = 1.0
 """How often the queue is looked at unasked: for what others queued, and for what is due again."""
 RENEW_SECONDS: Final = 60.0
@@ -231,8 +231,8 @@ class PipelineRunner:
     async def _give_back(self) -> None:
         """Try again what was left in the middle, once the store takes it."""
         while self._left:
-            await self._set_back(self._left[-1], self.obstacle or "it failed unexpectedly")
-            self._left.pop()
+            await self._set_back(self._left[0], self.obstacle or "it failed unexpectedly")
+            self._left.pop(0)  # others may have been left behind it meanwhile
 
     async def _take(self) -> bool:
         """Claim as many calls as there is room for, and begin with them. Whether there were any."""
@@ -366,9 +366,9 @@ class PipelineRunner:
                 tokens = answer.tokens
                 summary = checked(answer.text, job.text, tokens)
             except BadAnswer as error:
-                tokens, bad = error.tokens, bad + 1
+                tokens = error.tokens
                 self._observer.model_asked("summary", Asked.BAD_ANSWER, tokens)
-                await self._tables.heard(job, tokens=tokens)
+                bad = max(bad + 1, await self._tables.heard(job, tokens=tokens))
             except TextTooLong:
                 self._observer.model_asked("summary", Asked.TOO_LONG, 0)
                 if most == SHORTENED_CHARACTERS:
@@ -402,25 +402,32 @@ class PipelineRunner:
         self._observer.step_ended("embedding", "done" if vector else "fallback", time.perf_counter() - started)
         return vector, None if model.is_paid else made
 
-    async def _embedded(self, job: Job, model: EmbeddingModel, text: str) -> tuple[bytes, int]:
-        """The vector; an empty one where `BAD_ANSWERS` were none: the call can then be found by its words."""
+    async def _embedded(self, job: Job, model: EmbeddingModel, text: str) -> tuple[bytes, int | None]:
+        """The vector, and what was paid; an empty one where `BAD_ANSWERS`, through restarts, were none: the call can
+        then be found by its words."""
         if not model.is_paid:
             vectors, _ = await self._guarded("embedding", model.embed([text]))
             return vectors[0], 0
-        for _ in range(BAD_ANSWERS):
+        bad = 0
+        while bad < BAD_ANSWERS:
             await self._may_ask(job)
             tokens = 0
             try:
                 vectors, tokens = await self._guarded("embedding", model.embed([text]))
-            except (BadAnswer, TextTooLong) as error:
+            except BadAnswer as error:
                 self._observer.model_asked("embedding", Asked.BAD_ANSWER, 0)
                 _log.warning("bad_vector", call_id=job.call_id, reason=str(error))
+                bad = max(bad + 1, await self._tables.heard(job, tokens=error.tokens))
+            except TextTooLong as error:
+                self._observer.model_asked("embedding", Asked.TOO_LONG, 0)
+                _log.warning("bad_vector", call_id=job.call_id, reason=str(error))
+                break
             else:
                 self._observer.model_asked("embedding", Asked.ANSWERED, tokens)
                 return vectors[0], tokens
             finally:
                 self._budget.answered(job.project, tokens, self._monotonic())
-        return b"", 0
+        return b"", None
 
     async def _may_ask(self, job: Job) -> None:
         """Write down that a model is being asked. Raises `Postponed` where the tenant has spent its minute."""

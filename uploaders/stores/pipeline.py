@@ -14,9 +14,8 @@ from msgspec import Struct
 
 from spool.records import Clock
 from uploaders.stores.parts import key_text
+from uploaders.stores.store import CallKey
 
-CallKey = tuple[str, str]
-"""Project and call id, as the store has them."""
 Statement = tuple[str, Mapping[str, object]]
 Rows = list[tuple[Any, ...]]  # Any: columns
 
@@ -105,7 +104,7 @@ class Job:
     attempts: int
     """How often it was postponed because something failed."""
     bad_answers: int
-    """How many answers were paid for and could not be used."""
+    """How many answers were paid for and could not be used, since a step was finished."""
     asking: bool
     """A model was asked and nobody heard its answer: whoever asked was killed."""
     text: CallText

@@ -15,7 +15,6 @@ from spool.records import Clock
 from uploaders.stores.parts import key_text, storable_text
 from uploaders.stores.pipeline import (
     POSTGRES,
-    CallKey,
     CallText,
     Database,
     FoundInsight,
@@ -31,12 +30,14 @@ from uploaders.stores.pipeline import (
     StepOutput,
     TextQuery,
 )
+from uploaders.stores.store import CallKey
 
 LEASE_MILLISECONDS: Final = 5 * 60_000
 """How long a claim lasts unless it is renewed."""
 TEXT_CHARACTERS: Final = 200_000
 """Of a transcript, what the full-text index takes: PostgreSQL's holds 1 MiB."""
 _OF_CALL: Final = "project = :project AND call_id = :call_id"
+_WITH_REASON: Final = f"{JobState.QUEUED:d}, {JobState.SKIPPED:d}, {JobState.FAILED:d}"
 _MADE: Final = ("call_insights", "pipeline_steps", "callbacks")
 """Tables of what is made of a call, besides words and vectors."""
 _encode_text = msgspec.msgpack.Encoder().encode
@@ -75,9 +76,10 @@ _MINE: Final = f"{_OF_CALL} AND claimed_by = :owner AND digest = :digest"
 _RENEW: Final = "UPDATE pipeline_jobs SET claimed_until = :until WHERE claimed_by = :owner AND claimed_until > 0"
 _RELEASE: Final = "UPDATE pipeline_jobs SET claimed_by = NULL, claimed_until = 0 WHERE claimed_by = :owner"
 _ASK: Final = f"UPDATE pipeline_jobs SET asking = 1 WHERE {_OF_CALL}"
-_HEARD: Final = (
-    f"UPDATE pipeline_jobs SET asking = 0, bad_answers = bad_answers + :bad WHERE {_OF_CALL} RETURNING call_id"
-)
+_HEARD: Final = f"""
+UPDATE pipeline_jobs SET asking = 0, bad_answers = bad_answers + 1 WHERE {_OF_CALL} RETURNING bad_answers
+"""
+_STEP_ENDED: Final = f"UPDATE pipeline_jobs SET asking = 0, bad_answers = 0 WHERE {_OF_CALL} RETURNING call_id"
 _STEP: Final = f"SELECT input_hash, output, made_by FROM pipeline_steps WHERE {_OF_CALL} AND step = :step"
 _RECORD: Final = """
 INSERT INTO pipeline_steps (project, call_id, step, input_hash, output, made_by, made_at)
@@ -246,9 +248,10 @@ class PipelineTables:
         """A model is about to be asked. Until `heard`, `record` or `postpone` its answer counts as lost by a kill."""
         await self._run((_ASK, _key(job)))
 
-    async def heard(self, job: Job, *, tokens: int) -> None:
-        """It answered, and the answer is of no use."""
-        await self._run((_HEARD, {**_key(job), "bad": 1}), self._spend(job.project, tokens))
+    async def heard(self, job: Job, *, tokens: int) -> int:
+        """It answered, and the answer is of no use. Returns how many of this step were; 0 where the call was erased."""
+        rows, _ = await self._run((_HEARD, _key(job)), self._spend(job.project, tokens))
+        return int(rows[0][0]) if rows else 0
 
     async def step(self, key: CallKey, step: Step) -> StepOutput | None:
         """What the step made last."""
@@ -261,8 +264,7 @@ class PipelineTables:
         Of a call that was erased nothing is recorded but what was paid.
         """
         paid = [] if tokens is None else [self._spend(job.project, tokens)]
-        heard: Statement = (_HEARD, {**_key(job), "bad": 0})
-        if not await self._run_fenced(heard, self._recorded(job, step, made), *paid):
+        if not await self._run_fenced((_STEP_ENDED, _key(job)), self._recorded(job, step, made), *paid):
             await self._run(*paid)
 
     async def spent_today(self, project: str) -> int:
@@ -337,8 +339,9 @@ class PipelineTables:
             (f"SELECT min(accepted_at) FROM pipeline_jobs{more} state = {JobState.QUEUED:d}", given),
             (f"SELECT state, count(*) FROM callbacks{where} GROUP BY state", given),
             (f"SELECT summary_source, count(*) FROM call_insights{where} GROUP BY summary_source", given),
-            (f"SELECT reason, count(*) FROM pipeline_jobs{more} reason IS NOT NULL GROUP BY reason "
-             "ORDER BY count(*) DESC, reason LIMIT 10", given),
+            # Those that are done have no reason, and are nearly all: their texts are not read.
+            (f"SELECT reason, count(*) FROM pipeline_jobs{more} reason IS NOT NULL AND state IN ({_WITH_REASON}) "
+             "GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 10", given),
         )  # fmt: skip
         states = {JobState(state): count for state, count in jobs}
         return PipelineStatus(states, oldest[0][0], dict(callbacks), dict(sources), dict(reasons))
