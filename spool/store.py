@@ -78,7 +78,7 @@ class SpoolOptions:
     compression_level: int = 1
     duplicate_window: int = 24 * HOUR
     expire_after: int | None = None
-    """Deliveries of records older than this are given up; None: never."""
+    """Deliveries of records older than this are given up, counted anew from a replay or reroute; None: never."""
     dead_keep: int | None = None
     """The same of dead letters."""
     receipts_keep: int = 24 * HOUR
@@ -173,8 +173,9 @@ class Spool:
         )
         self.rekeying = Rekeying(writer, reader, destinations.spool_id)
         target = ImportTarget(
-            writer, quota, destinations, self._ingest, orphans, clock, announce, self.traces, self.live
-        )
+            writer, quota, destinations, self._ingest, orphans, clock, announce, self.traces, self.live, in_flight,
+            self.is_erased,
+        )  # fmt: skip
         self.salvage = SalvageService(target, directory)
 
         # What runs in the background.

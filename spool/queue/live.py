@@ -270,6 +270,9 @@ class LiveCalls:
 
     def bring(self, call: LiveCall) -> None:
         """A salvage has written this call."""
+        before = self.calls.get((call.call_id, call.principal))
+        if before is not None:
+            call.last_at = max(call.last_at, before.last_at)
         self._note(call)
         if call.open:
             self.imported(self.calls[call.call_id, call.principal])

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from spool.db import sql
-from spool.db.sql import HELD_FOR_CORE, checksum_of, encode_fragments, uid_of
+from spool.db.sql import HELD_FOR_CORE, HELD_FOR_TENANT, checksum_of, encode_fragments, uid_of
 from spool.db.transaction import Transaction
 from spool.db.writer import GROUP_HEAVY_BYTES, Writer
 from spool.errors import CallHasEnded, CorruptPayload, TooMuchLive
 from spool.live_calls import HeardCall, LiveCall, NewTurn
 from spool.payload.frames import Frame, Seal, decode, places_of
 from spool.queue.accept import earlier_posts, is_superseded, require_orphans, was_given_up, wrapped_key
-from spool.queue.ingest import OVERHEAD_BYTES, Ingest
+from spool.queue.ingest import OVERHEAD_BYTES, Ingest, WritesInFlight
 from spool.queue.live import LiveCalls, hear
 from spool.queue.ordering import Sibling, initial_state
 from spool.queue.reclaim import OrphanChunks
@@ -123,7 +123,7 @@ def import_record(
     ready = []
     for one, sibling in zip(task.source.deliveries, siblings, strict=True):
         state = one.state
-        if state.queued:
+        if state.queued and not _held_for_tenant(task.source, one):
             record = task.source.record
             state = initial_state(transaction, record.call_id, record.principal, record_id, sibling, siblings)
         _enqueue(transaction, record_id, task.source, one, state, destinations, now)
@@ -163,6 +163,12 @@ def _write_record(transaction: Transaction, source: SourceRecord, first_chunk: i
     return record_id
 
 
+def _held_for_tenant(source: SourceRecord, one: SourceDelivery) -> bool:
+    """Whether it stays held until somebody says whose call it is, as what is held for a reason that is not known."""
+    unassigned = source.record.tenant == sql.UNASSIGNED
+    return unassigned and one.state is DeliveryState.HELD and one.held_for in {HELD_FOR_TENANT, None}
+
+
 def _sibling(one: SourceDelivery, destinations: DestinationIds) -> Sibling:
     """As the order sees it: what was held is tried again, and held again if that is refused."""
     ids = destinations.ids
@@ -182,7 +188,9 @@ def _enqueue(
 ) -> None:
     """One row, and the counters."""
     ids = destinations.ids
-    held_for = HELD_FOR_CORE if state is DeliveryState.HELD else None
+    held_for = None
+    if state is DeliveryState.HELD:
+        held_for = HELD_FOR_TENANT if _held_for_tenant(source, one) else HELD_FOR_CORE
     settled_at = None if state.queued else one.settled_at or now
     values = (
         record_id, ids[one.destination], one.form, one.lane, state, one.ordered,
@@ -230,7 +238,7 @@ def import_turn(transaction: Transaction, one: SourceTurn, source_id: str) -> Li
     frames = {} if one.turn is None else {one.turn: Frame(one.frame, one.raw_bytes, one.crc32)}
     heard = HeardCall(*key, one.agent_id, None, one.started_at, turns)
     try:
-        call = hear(transaction, heard, frames, one.token, one.last_at)
+        call = hear(transaction, heard, frames, one.token, max(one.last_at, here[1]) if here else one.last_at)
     except (CallHasEnded, TooMuchLive):
         return None
     call.first_at = min(call.first_at, one.first_at)
@@ -270,6 +278,9 @@ class ImportTarget:
     announce: Callable[[tuple[Delivery, ...]], None]
     traces: Traces
     live: LiveCalls
+    in_flight: WritesInFlight
+    is_erased: Callable[[str, str, str | None], bool]
+    """Whether what this principal posted of this call, and agent, is refused, because it was erased."""
 
 
 class Importer:
@@ -303,11 +314,13 @@ class Importer:
             yield Step(READING, 1, 1)
             rows = source.spans()
             while (row := await asyncio.to_thread(next, rows, None)) is not None:
-                await self._spans(source.spool_id, row)
+                with self._target.in_flight.write(None):  # whose call a trace is of may stand in an earlier row
+                    await self._spans(source.spool_id, row)
                 yield Step(READING_SPANS, row.row_id, 0)
             turns = source.turns()
             while (turn := await asyncio.to_thread(next, turns, None)) is not None:
-                await self._turn(source.spool_id, turn)
+                with self._target.in_flight.write(None if isinstance(turn, UnreadableSpans) else turn.call_id):
+                    await self._turn(source.spool_id, turn)
                 yield Step(READING_TURNS, self.tally.turns, 0)
 
     async def _add_destinations(self, source: DecryptedSource) -> None:
@@ -322,6 +335,14 @@ class Importer:
             return Outcome.UNREADABLE
         if not one.open:
             return Outcome.ENDED
+        record = one.record
+        with self._target.in_flight.write(record.call_id):  # an order to erase the call waits for what is written of it
+            if self._target.is_erased(record.call_id, record.principal or "", record.agent_id):
+                return Outcome.ERASED
+            return await self._open_record(source, one)
+
+    async def _open_record(self, source: DecryptedSource, one: SourceRecord) -> Outcome:
+        """The same of a record of which something is owed."""
         question = partial(
             should_import, source=one, spool_id=self._target.destinations.spool_id, supersedes=self._supersedes
         )
@@ -340,6 +361,8 @@ class Importer:
         """Import a row of an open trace: its call log is made here, when the trace is closed."""
         if isinstance(row, UnreadableSpans):
             self.tally.lost_span_rows += 1
+            return
+        if self._target.is_erased(row.call_id or row.trace_id.hex(), row.principal, row.agent_id):
             return
         try:
             data = await asyncio.to_thread(decode, row.frame)
@@ -368,6 +391,8 @@ class Importer:
         """Import a live call, or a turn of one: where its agent is not heard of, it is lost here."""
         if isinstance(one, UnreadableSpans):
             self.tally.lost_turns += 1
+            return
+        if self._target.is_erased(one.call_id, one.principal, one.agent_id):
             return
         if not self._dry_run:
             target, size = self._target, len(one.frame) + OVERHEAD_BYTES

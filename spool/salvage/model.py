@@ -26,6 +26,8 @@ class SourceDelivery:
     settled_at: int | None = None
     location: str | None = None
     error: str | None = None
+    held_for: int | None = None
+    """Why it is held, as far as that could be read; a token's number is the other database's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class Outcome(StrEnum):
     """The agent repeated the post, and this spool accepted it."""
     SUPERSEDED = "superseded"
     """A later event of its call was accepted since."""
+    ERASED = "erased by order"
+    """The call was erased here, and posts of it are still refused."""
     ENDED = "delivered before"
     """Nothing of it is owed any more."""
     UNREADABLE = "unreadable"
@@ -200,7 +204,7 @@ CALLS = "SELECT record_id, call_id FROM records INDEXED BY records_by_call WHERE
 KNOWN_BY_DELIVERIES = "SELECT DISTINCT record_id FROM deliveries WHERE record_id BETWEEN ? AND ?"
 DELIVERIES = (
     "SELECT destination_id, form, lane, state, ordered, after_destination_id, attempts, due_at, first_failed_at, "
-    "settled_at, location, error FROM deliveries WHERE record_id = ?"
+    "settled_at, location, error, held_for FROM deliveries WHERE record_id = ?"
 )
 OPEN_DELIVERIES = (
     "SELECT record_id, destination_id, form, lane, state FROM deliveries INDEXED BY deliveries_open WHERE +state <= 3"
@@ -236,7 +240,7 @@ TURN = (
 )
 FIRST_WITH_LIVE_CALLS = 14
 
-LIVE_HERE = "SELECT open FROM live_calls WHERE call_id = ? AND principal = ?"
+LIVE_HERE = "SELECT open, last_at FROM live_calls WHERE call_id = ? AND principal = ?"
 TURN_HERE = "SELECT 1 FROM live_turns WHERE call_id = ? AND principal = ? AND turn = ?"
 KEEP_LIVE = "UPDATE live_calls SET first_at = min(first_at, ?), open = ? WHERE call_id = ? AND principal = ?"
 SPANS_HERE = "SELECT 1 FROM trace_rows WHERE row_id = ? AND crc32 = ?"

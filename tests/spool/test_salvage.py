@@ -11,15 +11,28 @@ from pathlib import Path
 import pytest
 
 from spool.db.connection import PAGE_SIZE
+from spool.db.sql import UNASSIGNED
 from spool.directory import DATABASE_NAME, IMPORTED_NAME, quarantined
 from spool.errors import CorruptDatabase, CorruptPayload, SchemaTooNew, SpoolFull, SpoolLocked, UnsuitableDirectory
 from spool.fsck import Severity, check
 from spool.live_calls import HeardCall, NewTurn
-from spool.records import DeliveryState, Form, Fragment, Lane, NewSpans
+from spool.records import DeliveryState, Form, Fragment, Lane, NewDelivery, NewSpans, OwnedCall
 from spool.salvage.model import Outcome, Tally
 from spool.salvage.service import Task
 from tests.spool.salvaged_spools import bring, content, fill, filled_aside, open_deliveries, totals
-from tests.spool.spool_parts import ENDPOINT, a_record, change, due, opened, payload
+from tests.spool.spool_parts import (
+    ENDPOINT,
+    HOUR,
+    NOW,
+    WHOLE,
+    Clock,
+    a_record,
+    change,
+    due,
+    opened,
+    payload,
+    states,
+)
 
 
 def errors(directory: Path) -> list[str]:
@@ -52,6 +65,45 @@ async def test_the_gateways_that_a_record_came_through_come_along(tmp_path: Path
         await bring(spool, tmp_path / "old")
         assert [one.record.via for call in ("passed on", "posted") for one in await spool.trace(call)] == [via, None]
         assert [one.record.via for one in await due(spool)] == [via, None]
+
+
+async def test_what_belongs_to_nobody_stays_held(tmp_path: Path) -> None:
+    """Until it is assigned: it would be sent to each tenant's own destination, whose ever call it is."""
+    own = NewDelivery("own", Form.WHOLE, Lane.CORE, held=True)
+    destinations = (ENDPOINT, "own")
+    async with opened(tmp_path / "old", destinations=destinations) as spool:
+        await spool.accept(a_record("call", WHOLE, own, tenant=UNASSIGNED))
+    async with opened(tmp_path / "new", destinations=destinations) as spool:
+        await bring(spool, tmp_path / "old")
+        assert [one.destination for one in await due(spool)] == [ENDPOINT]
+        assert await due(spool, destination="own") == []
+        assert await states(spool) == [DeliveryState.READY, DeliveryState.HELD]
+        assert await spool.admin.assign("agent", "acme", frozenset({"own"})) == 1
+        assert len(await due(spool, destination="own")) == 1
+    assert errors(tmp_path / "new") == []
+
+
+async def test_an_erased_call_does_not_come_back(tmp_path: Path) -> None:
+    """What was erased here stays so, whatever another database has of it: records, spans and turns. The rest comes."""
+    async with opened(tmp_path / "old") as spool:
+        for call_id in ("erased", "kept"):
+            await spool.accept(a_record(call_id))
+            trace_id = call_id.encode().ljust(16)
+            await spool.traces.add([NewSpans(trace_id, b"spans", 1, f"{call_id}-spans", "agent")], None, "key:1")
+            turns = (NewTurn("#0", 0, b"{}"),)
+            await spool.live.hear(HeardCall(f"{call_id}-live", "key:1", turns=turns), None)
+    async with opened(tmp_path / "new") as spool:
+        erased = [OwnedCall(call_id) for call_id in ("erased", "erased-spans", "erased-live")]
+        await spool.erasures.order(erased)
+        await spool.erasures.finish(erased)
+        for dry_run in (True, False):
+            tally = await bring(spool, tmp_path / "old", dry_run=dry_run)
+            assert tally.outcomes == {Outcome.IMPORTED: 1, Outcome.ERASED: 1}
+            assert (tally.spans, tally.turns) == (1, 1)
+        assert tally.complete
+        assert [one.record.call_id for one in await due(spool)] == ["kept"]
+        assert [trace.call_id for trace in await spool.traces.open()] == ["kept-spans"]
+        assert [call.call_id for call in spool.live.calls.values()] == ["kept-live"]
 
 
 async def test_a_repetition_brings_nothing_twice(tmp_path: Path) -> None:
@@ -474,6 +526,22 @@ async def with_live_calls(directory: Path) -> None:
         await spool.live.hear(SAID, "agents-key")
         await spool.live.hear(HeardCall("silent", "key:1"), None)
         await spool.live.hear(HeardCall("ended", "key:1", turns=(NewTurn("#0", 0, b"{}"),)), None)
+
+
+async def test_a_call_that_goes_on_here_was_heard_of_here(tmp_path: Path) -> None:
+    """What another database has of it adds turns, and does not set back when its agent was heard of last."""
+    key = ("live", "key:1")
+    async with opened(tmp_path / "old") as spool:
+        await spool.live.hear(HeardCall(*key, turns=(NewTurn("#0", 0, b"{}"),)), None)
+    clock = Clock(NOW + HOUR)
+    async with opened(tmp_path / "new", clock=clock) as spool:
+        await spool.live.hear(HeardCall(*key), None)
+        spool.live.calls[key].last_at += 1  # a sign of life that is not written yet
+        await bring(spool, tmp_path / "old")
+        call, stored = spool.live.calls[key], await spool.live.current(*key)
+        assert stored is not None
+        assert (call.first_at, call.last_at, call.turns) == (NOW, NOW + HOUR + 1, 1)
+        assert (stored.first_at, stored.last_at) == (NOW, NOW + HOUR)
 
 
 async def test_live_calls_come_over_once_with_their_turns(tmp_path: Path) -> None:
