@@ -154,7 +154,8 @@ class SpoolSettings(Table):
     receipts_keep: Duration = DAY
     """How long a receipt is kept."""
     expire_after: OptionalDuration = None
-    """Records older than this are given up even if undelivered; by default never."""
+    """Records older than this are given up even if undelivered; a replay or reroute starts the time anew. By default
+    never."""
     dead_keep: OptionalDuration = None
     """Dead letters of records older than this are given up, with the deliveries held for them; by default never."""
 

@@ -61,8 +61,8 @@ class QueueAdmin:
     async def replay(self, keys: Iterable[DeliveryKey]) -> AdminResult:
         """Put dead letters back into the queue, in the order of their calls, as if never tried.
 
-        Idempotency keys stay; what was held with a dead letter waits for it still. What is no dead letter (any
-        more) is passed over.
+        Idempotency keys stay; what was held with a dead letter waits for it still. The time after which they expire
+        starts anew. What is no dead letter (any more) is passed over.
         """
         return await self._in_steps(keys, replay)
 
@@ -206,6 +206,7 @@ def _replay_one(transaction: Transaction, match: _Match, destinations: Destinati
     state = initial_state(transaction, record.call_id, record.principal, record.record_id, one, siblings)
     held_for = HELD_FOR_CORE if state is DeliveryState.HELD else None
     transaction.execute(query.REPLAY, (state, now, held_for, record.record_id, destination_id, form))
+    transaction.execute(sql.RENEW, (record.record_id, destination_id, form, now))
     transaction.counters.move(destination_id, match.delivery.lane, DeliveryState.DEAD, state, record.bytes_of(form))
     freed = free_waiting(transaction, record, destinations)
     if state is not DeliveryState.READY:
@@ -338,6 +339,7 @@ def _move(
     staying = [one for one in siblings if not (one.destination_id == old_id and one.form in forms)]
     for one in leaving:
         transaction.execute(sql.DEQUEUE, (record.record_id, old_id, one.form))
+        transaction.execute(sql.RENEW, (record.record_id, new_id, one.form, now))
         transaction.counters.dequeue(old_id, one.lane, one.state, record.bytes_of(one.form))
     # A notice waits for its object wherever that goes.
     transaction.execute(FOLLOW, (new_id, record.record_id, old_id))

@@ -104,7 +104,7 @@ STILL_HERE = (
 )
 GIVEN_UP = "SELECT 1 FROM deliveries WHERE record_id = ? AND state IN (5, 6) LIMIT 1"
 
-# Records and deliveries as plain rows (spool.db.sql makes objects of them)
+# Records and deliveries as plain rows: `record_of` and `delivery_of` make objects of them
 
 RECORD_COLUMNS = (
     "r.record_id, r.call_id, r.agent_id, r.event, r.environment, r.digest, r.raw_bytes, r.stored_bytes, "
@@ -153,15 +153,20 @@ FORGET_ATTEMPTS = (
     "AND number <= (SELECT max(number) FROM attempts WHERE record_id = :record AND destination_id = :destination "
     "AND form = :form) - :kept"
 )
+# Number 0 is no attempt: it says when an order put the delivery back as if never tried.
+RENEW = (
+    "INSERT OR REPLACE INTO attempts (record_id, destination_id, form, number, ended_at, outcome, answer) "
+    "VALUES (?, ?, ?, 0, ?, 'renewed', '')"
+)
 ATTEMPTS_OF_RECORD = (
-    "SELECT destination_id, form, number, ended_at, took, outcome, answer FROM attempts WHERE record_id = ? "
-    "ORDER BY destination_id, form, number"
+    "SELECT destination_id, form, number, ended_at, took, outcome, answer FROM attempts "
+    "WHERE record_id = ? AND number > 0 ORDER BY destination_id, form, number"
 )
 # The newest of all attempts are looked at, so that this takes milliseconds however rarely one destination fails.
 RECENT_ATTEMPTS = (
     "SELECT r.call_id, a.form, a.number, a.ended_at, a.took, a.outcome, a.answer "
     "FROM (SELECT * FROM attempts ORDER BY record_id DESC LIMIT 2000) a JOIN records r ON r.record_id = a.record_id "
-    "WHERE a.destination_id = ? AND a.outcome <> 'delivered' ORDER BY a.ended_at DESC LIMIT ?"
+    "WHERE a.destination_id = ? AND a.number > 0 AND a.outcome <> 'delivered' ORDER BY a.ended_at DESC LIMIT ?"
 )
 
 LOCATIONS_OF_RECORD = (
@@ -312,10 +317,12 @@ EXPIRE = (
     f"UPDATE deliveries SET state = {int(DeliveryState.EXPIRED)}, settled_at = ?, held_for = NULL "
     "WHERE record_id = ? AND destination_id = ? AND form = ?"
 )
+# Without what is held with a dead letter, which it stays with, and those of records that an order renewed since then.
 OLDEST_OPEN = (
     "SELECT d.record_id, d.form, r.accepted_at FROM deliveries d JOIN records r USING (record_id) "
     "WHERE d.destination_id = :destination AND d.lane = :lane AND d.state = :state AND +d.state <= 3 "
-    "ORDER BY d.record_id LIMIT :limit"
+    f"AND d.held_for IS NOT {HELD_FOR_CORE} AND NOT EXISTS (SELECT 1 FROM attempts a "
+    "WHERE a.record_id = d.record_id AND a.number = 0 AND a.ended_at >= :before) ORDER BY d.record_id LIMIT :limit"
 )
 OLDEST_DETAILS = (
     "SELECT record_id FROM deliveries WHERE destination_id = ? AND lane = ? AND state = ? AND +state <= 3 "

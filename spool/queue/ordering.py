@@ -56,7 +56,7 @@ def siblings_of(transaction: Database, record_id: int) -> list[Sibling]:
 
 
 def sibling_of(row: Row) -> Sibling:
-    """A delivery as the order sees it, from the columns of `statements.DELIVERIES_OF_RECORD`."""
+    """A delivery as the order sees it, from the columns of `sql.DELIVERIES_OF_RECORD`."""
     destination_id, form, lane, state, ordered, after, held_for = row
     return Sibling(destination_id, Form(form), Lane(lane), DeliveryState(state), bool(ordered), after, held_for)
 
@@ -74,7 +74,7 @@ def initial_state(
 
 def state_in_record(one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
     """Its state as far as the other deliveries of its own record decide that."""
-    ahead = [other.state for other in record if _goes_first(other, one)]
+    ahead = [other.state for other in record if goes_first(other, one)]
     if DeliveryState.DEAD in ahead:
         return DeliveryState.HELD
     if any(state.queued for state in ahead):
@@ -82,7 +82,7 @@ def state_in_record(one: Sibling, record: Iterable[Sibling]) -> DeliveryState:
     return DeliveryState.READY
 
 
-def _goes_first(other: Sibling, one: Sibling) -> bool:
+def goes_first(other: Sibling, one: Sibling) -> bool:
     """Whether `other`, of the same record, must end before `one` is sent."""
     if one.after_destination_id == other.destination_id and other.form is not Form.NOTICE:
         return True
@@ -134,7 +134,7 @@ def _reevaluate(transaction: Transaction, call_id: str, principal: str | None, r
     freed = []
     record = siblings_of(transaction, record_id)
     for one in record:
-        if not _waits(one):
+        if not waits(one):
             continue
         state = initial_state(transaction, call_id, principal, record_id, one, record)
         if state is one.state:
@@ -145,7 +145,8 @@ def _reevaluate(transaction: Transaction, call_id: str, principal: str | None, r
     return freed
 
 
-def _waits(one: Sibling) -> bool:
+def waits(one: Sibling) -> bool:
+    """Whether it waits for the end of another delivery, or is held with a dead one."""
     with_its_core = one.state is DeliveryState.HELD and one.held_for == HELD_FOR_CORE
     return one.state is DeliveryState.WAITING or with_its_core
 

@@ -67,6 +67,7 @@ LOOKED_AT = 200_000
 SELECTIVE_PREFIX = 4
 """From so many characters on the beginning of a call id is looked up in the index."""
 MOST_BY_PREFIX = 1000
+"""Where so many or more begin alike, the newest are looked for as without a beginning."""
 
 
 class ReadConnection:
@@ -269,7 +270,7 @@ class Reader:
         self, before: int, rule: Rule, states: Collection[DeliveryState], limit: int
     ) -> list[OldDelivery]:
         """Deliveries in these states of records that this is a rule for and that were accepted before then, the oldest
-        first.
+        first; not what is held with a dead letter, and none of a record that an order renewed since.
 
         Of each state of each lane `limit` are looked at.
         """
@@ -280,6 +281,7 @@ class Reader:
                 "destination": destination_id,
                 "lane": str(lane),
                 "state": int(state),
+                "before": before,
                 "limit": limit,
             }
             rows = await self._counting.ask(statement, {**place, **rule.parameters})
@@ -401,8 +403,9 @@ class Reader:
         try:
             if wanted.id_prefix is not None and len(wanted.id_prefix) >= SELECTIVE_PREFIX:
                 found = await self._calls.ask(sql.CALLS_BY_PREFIX, {**asked, "end": end, "limit": MOST_BY_PREFIX})
-                rows = sorted(found, key=lambda row: -int(row[0]))[: limit + 1]
-                end = first
+                if len(found) < MOST_BY_PREFIX:
+                    rows = sorted(found, key=lambda row: -int(row[0]))[: limit + 1]
+                    end = first
             stop = max(first, end - LOOKED_AT)
             while end > stop and len(rows) <= limit:
                 begin = max(stop, end - WINDOW)

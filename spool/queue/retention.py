@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from spool.db import sql
-from spool.db.sql import HELD_FOR_CORE, uid_of
+from spool.db.sql import uid_of
 from spool.db.tokens import token_context
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
 from spool.errors import CorruptPayload
 from spool.keys import WrappedKey
 from spool.payload.frames import record_context, spans_context, turn_context
-from spool.queue.ordering import siblings_of
+from spool.queue.ordering import goes_first, siblings_of, waits
 from spool.queue.reclaim import expire
 from spool.queue.settle import end_record, free_waiting, read_delivery
 from spool.records import Delivery, DeliveryState, DestinationIds, Form, Lane, Record
@@ -118,7 +118,8 @@ def expire_old(
 ) -> tuple[Delivery, ...]:
     """Expire those of these deliveries that are in one of the states still; returns what may be sent now instead.
 
-    What is held with a dead core expires with it: sent alone, a detail would meet an endpoint without its core.
+    What waits for a core or an object, or is held with it, expires with it: a detail would meet an endpoint without its
+    core, a notice would be of nothing.
     """
     records: dict[int, Record] = {}
     for record_id, destination_id, form, lane in old:
@@ -128,9 +129,13 @@ def expire_old(
             continue
         record = read_delivery(transaction, record_id, destination_id, Form(form), destinations).record
         expire(transaction, record, destination_id, Form(form), lane, state, now)
-        for one in siblings_of(transaction, record_id) if state is DeliveryState.DEAD and form == Form.CORE else ():
-            if one.destination_id == destination_id and one.held_for == HELD_FOR_CORE:
-                expire(transaction, record, destination_id, one.form, one.lane, one.state, now)
+        siblings = siblings_of(transaction, record_id)
+        expired = next(one for one in siblings if (one.destination_id, one.form) == (destination_id, form))
+        for one in siblings:
+            # A notice is of the detail's object, even where the core's lies in the same bucket.
+            needs = expired.form is not Form.CORE or expired.destination_id == one.destination_id
+            if needs and waits(one) and goes_first(expired, one):
+                expire(transaction, record, one.destination_id, one.form, one.lane, one.state, now)
         records[record_id] = record
     freed: list[Delivery] = []
     for record in records.values():

@@ -64,6 +64,8 @@ class Kept:
     body: bytes
     superseded: bool
     owed: list[Owed] = field(default_factory=list)
+    renewed_at: int = 0
+    """When an order put some of it back as if never tried."""
 
     @property
     def over(self) -> bool:
@@ -139,6 +141,7 @@ class Model:
             one = self.find(key)
             if one is not None and one.state is DEAD:
                 one.state, one.held_for, one.attempts, one.due_at = WAITING, None, 0, now
+                self.records[key.record_id - 1].renewed_at = now
                 self._find_places()
 
     def retry(self, keys: Iterable[DeliveryKey], now: int) -> None:
@@ -166,6 +169,7 @@ class Model:
             if old == to or not named & moving or not moving <= forms or moving & taken:
                 continue
             self.moved_on += [(old, one.plan.lane) for one in leaving]
+            record.renewed_at = now
             for one in record.owed:
                 after = to if one.plan.after == old else one.plan.after
                 if one in leaving:
@@ -183,6 +187,19 @@ class Model:
         for one in those:
             one.state, one.held_for = state, None
         self._find_places()
+
+    def expire(self, before: int) -> None:
+        """Give up what is queued of older records, and what is of no use without that.
+
+        What else is held with a dead letter stays with it.
+        """
+        those: list[Owed] = []
+        for record in self.records:
+            if max(record.accepted_at, record.renewed_at) < before:
+                old = [one for one in record.owed if one.state.queued and one.held_for != WITH_ITS_CORE]
+                held = [one for one in record.owed if one.held_for == WITH_ITS_CORE]
+                those += [*old, *(one for one in held if any(_needs(one, other) for other in old))]
+        self.give_up(those, DeliveryState.EXPIRED)
 
     def release(self, destination: str, held_for: str) -> None:
         for _, one in self.each():
@@ -226,6 +243,12 @@ class Model:
             carried = len(record.body) if one.plan.form in {Form.WHOLE, Form.CORE} else 0
             counted[-1] += carried if one.state.queued else 0
         return {key: LaneCounts(sum(numbers[:-1]), *numbers) for key, numbers in found.items()}
+
+
+def _needs(one: Owed, other: Owed) -> bool:
+    """Whether it is of no use without `other`: the core of a bucket is not what a notice is of."""
+    same = one.plan.destination == other.plan.destination
+    return _goes_first(other, one) and (same or other.plan.form is not Form.CORE)
 
 
 def _goes_first(other: Owed, one: Owed) -> bool:

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace as changed
 
+from spool.queue import reader
 from spool.queue.settle import ATTEMPTS_KEPT, LONGEST_ANSWER
 from spool.records import DeadLetter, Delivered, Delivery, Hold, Outline, RetryAt, principal_of
 from spool.stats import CallFilter, CallPage
 from spool.store import Spool
-from tests.spool.spool_parts import ENDPOINT, NOW, Clock, a_record, due, opened
+from tests.spool.spool_parts import ENDPOINT, NOW, Clock, a_record, due, opened, replay
 
 
 async def failed(spool: Spool, delivery: Delivery, answer: str) -> Delivery:
@@ -64,6 +65,19 @@ async def test_attempts_go_with_their_record(tmp_path: Path) -> None:
         await spool._maintenance.round()
         assert await spool.trace("a") == ()
         assert await spool.reader.ask("SELECT count(*) FROM attempts") == [(0,)]
+
+
+async def test_a_replay_is_no_attempt(tmp_path: Path) -> None:
+    """What is kept of it shows in no history, and the attempts after it are counted on."""
+    async with opened(tmp_path) as spool:
+        delivery = (await spool.accept(a_record("a"))).ready[0]
+        await spool.settle(delivery, DeadLetter("HTTP 400"), took=92)
+        (delivery,) = await replay(spool, [delivery.key])
+        await failed(spool, delivery, "HTTP 503")
+        ((one,),) = [each.deliveries for each in await spool.trace("a")]
+        assert [(each.number, each.outcome) for each in one.history] == [(1, "dead"), (2, "retry")]
+        recent = await spool.recent_attempts(ENDPOINT, 10)
+        assert sorted(each.attempt.number for each in recent) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +143,17 @@ async def test_calls_are_found_by_id_number_agent_state_and_time(tmp_path: Path)
         }  # fmt: skip
         assert await spool.agents(None) == ["one", "two"]
         assert ENDPOINT
+
+
+async def test_the_newest_of_many_calls_that_begin_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the index of call ids has too many of them, those are listed that came last, and the others follow."""
+    monkeypatch.setattr(reader, "MOST_BY_PREFIX", 3)
+    async with opened(tmp_path) as spool:
+        for number in range(6):
+            await spool.accept(a_record(f"conv_{number}"))
+        page = await spool.calls(CallFilter(id_prefix="conv_"), 4)
+        assert ids(page) == ["conv_5", "conv_4", "conv_3", "conv_2"]
+        assert ids(await spool.calls(CallFilter(id_prefix="conv_", after=page.older), 4)) == ["conv_1", "conv_0"]
 
 
 async def test_an_empty_spool_has_no_calls(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ PLANS = {
     "SET_FRAGMENTS": [BY_ID],
     "DEFERRED_FOR_DESTINATION": [f"INDEX {OPEN} {LANE_FROM}"],
     "OLDEST_IN_STATE": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],
+    "OLDEST_OPEN": [f"INDEX {OPEN} {LANE}", f"a USING {PRIMARY_KEY} (record_id=?)", f"r USING {BY_ID}"],
     "OLDEST_WAITING": [f"COVERING INDEX {OPEN} {LANE}", f"r USING {BY_ID}"],
     "OPEN_IN_STATE": [f"INDEX {OPEN} {LANE_FROM}", f"r USING {BY_ID}"],
     "OPEN_OF_RECORD": [f"r USING {BY_ID}", f"d USING {PRIMARY_KEY} (record_id=?)"],
