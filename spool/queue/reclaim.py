@@ -16,7 +16,7 @@ from spool.db.transaction import Transaction
 from spool.db.writer import Writer
 from spool.payload.frames import chunk_range
 from spool.queue.ordering import Sibling, siblings_of
-from spool.queue.settle import end_record, free_waiting
+from spool.queue.settle import end_record, free_waiting, record_chunks
 from spool.records import (
     DETAIL_FORMS,
     FORMS_WITH_DETAIL,
@@ -251,16 +251,18 @@ def _drop_rest(transaction: Transaction, record: Record, row: Row, now: int) -> 
     rest = record.fragments.get(Fragment.REST)
     if rest is None or not rest.chunks:
         return 0
-    chunks = chunk_range(record.first_chunk, record.fragments, Fragment.REST)
+    first = chunk_range(record.first_chunk, record.fragments, Fragment.REST).start
+    # A stored call id lies behind the rest, and is of use to the detail alone.
     kept: dict[Fragment, StoredFragment] = dict(record.fragments)
-    del kept[Fragment.REST]
-    transaction.execute(sql.ADD_ORPHAN_CHUNKS, (chunks.start, chunks.stop - 1))
-    fragments, stored_bytes = encode_fragments(kept), record.stored_bytes - rest.stored_bytes
+    for dropped in (Fragment.REST, Fragment.CALL_ID):
+        kept.pop(dropped, None)
+    transaction.execute(sql.ADD_ORPHAN_CHUNKS, (first, record.first_chunk + record_chunks(record) - 1))
+    fragments, stored_bytes = encode_fragments(kept), sum(each.stored_bytes for each in kept.values())
     columns = (*row[:7], stored_bytes, *row[8:11], fragments, *row[12:])
     checksum = checksum_of(columns, record.tenant, record.principal, record.via)
     transaction.execute(sql.SET_FRAGMENTS, (fragments, stored_bytes, checksum, record.record_id))
-    transaction.tenants.add(record.tenant, -rest.stored_bytes)
-    return rest.stored_bytes
+    transaction.tenants.add(record.tenant, stored_bytes - record.stored_bytes)
+    return record.stored_bytes - stored_bytes
 
 
 def expire(
@@ -272,6 +274,6 @@ def expire(
     state: DeliveryState,
     now: int,
 ) -> None:
-    """Let a queued delivery end as expired."""
+    """Let a delivery end as expired."""
     transaction.execute(sql.EXPIRE, (now, record.record_id, destination_id, form))
     transaction.counters.move(destination_id, lane, state, DeliveryState.EXPIRED, record.bytes_of(form))

@@ -114,6 +114,22 @@ async def test_a_notice_goes_with_the_object_that_will_not_come(tmp_path: Path) 
         assert spool.stats().unaccounted == 0
 
 
+async def test_a_call_id_that_is_a_number_goes_with_its_detail(tmp_path: Path) -> None:
+    """It is stored for the detail alone, behind it: nothing of either is left, and nothing of the core is missed."""
+    async with opened(tmp_path, max_bytes=24 * MIB, when_full=EXPIRE) as spool:
+        fragments = split_fragments(os.urandom(MIB))
+        fragments[Fragment.CALL_ID] = [b"7"]
+        (core,) = (await spool.accept(a_record("7", CORE, DETAIL, fragments=fragments))).ready
+        while evicted(spool) == 0:
+            await accept_large(spool, "other", CORE, DETAIL)
+        await maintained(spool)
+        assert await states(spool, "7") == [DeliveryState.READY, DeliveryState.EXPIRED]
+        assert [one for one in check(tmp_path) if one.severity is not Severity.NOTE] == []
+        await spool.settle(core, Delivered())
+        await maintained(spool)
+        assert [one for one in check(tmp_path) if one.severity is not Severity.NOTE] == []
+
+
 async def test_a_detail_under_way_may_be_given_up(tmp_path: Path) -> None:
     """An attempt that ends after it changes nothing, and its core is sent all the same."""
     async with opened(tmp_path, max_bytes=24 * MIB, when_full=EXPIRE) as spool:
