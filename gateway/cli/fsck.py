@@ -71,7 +71,8 @@ def fsck(directory: Path | None, file: Path | None, *, as_json: bool, with_repai
         complain(f"A gateway is running in {spool}: a spool in use cannot be repaired.", hint=hint)
         raise SystemExit(Exit.USAGE) from None
     except SpoolError as error:
-        complain(f"{error}.")
+        text = str(error)
+        complain(f"{text[:1].upper()}{text[1:]}.")
         raise SystemExit(Exit.USAGE) from None
     sound = all(finding.severity is Severity.NOTE for finding in findings)
     if as_json:

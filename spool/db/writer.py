@@ -1,7 +1,7 @@
 """The sole writer, with group commit: one thread owns the writing connection, many requests share a durable commit.
 
 Whoever wants something written submits an operation, a function of the transaction, and awaits its result. The
-thread writes all that wait (light ones first, then heavy ones up to a bound, so that a large payload never holds
+thread takes all that wait (light ones first, then heavy ones up to a bound, so that a large payload never holds
 small posts up for long), runs them in one transaction, commits with an fsync, and only then resolves the results.
 An operation that fails harms no other: the group is rolled back and each of its operations runs alone.
 """
@@ -164,7 +164,7 @@ class CommitObserver(Protocol):
 LOOK_SECONDS = 1.0
 """How often a full disk is looked at while nobody posts."""
 WRITING = "writing to the spool"
-ENDED = "the spool's writer has ended"
+ENDED = "the spool's writer has ended by a defect; start callspool again"
 
 
 class Writer:
@@ -213,7 +213,7 @@ class Writer:
     @property
     def failure(self) -> str | None:
         """Why nothing can be written at the moment, if so."""
-        return self.database.failure
+        return ENDED if self._closed == ENDED else self.database.failure
 
     @property
     def counters(self) -> DeliveryCounters:

@@ -132,7 +132,7 @@ def _check_tokens(inspection: Inspection) -> Iterator[Finding]:
 
 
 class _Stored(NamedTuple):
-    """A row of `statements.DELIVERIES`."""
+    """A row of `reader.DELIVERIES`."""
 
     record_id: int
     call_id: str | None

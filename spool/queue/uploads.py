@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from spool.db import sql
+from spool.db.tokens import hash_of
 from spool.db.transaction import Transaction
 from spool.db.writer import Writer
 from spool.space import Quota
@@ -18,7 +19,7 @@ ROW_BYTES = 512
 QUOTA_SHARE = 64
 """The part of the quota that unused addresses take at most."""
 MOST = 4096
-"""And how many of them there are at most: at 200 bytes of memory each."""
+"""And how many of them there are at most: some 500 bytes of memory each."""
 
 
 class UploadAddresses:
@@ -30,8 +31,9 @@ class UploadAddresses:
     def __init__(self, writer: Writer, quota: Quota) -> None:
         self._writer = writer
         self._quota = quota
-        self._by_sender: dict[str | None, dict[bytes, tuple[int, int]]] = {}
-        self._senders: dict[bytes, str | None] = {}
+        self._by_sender: dict[bytes | None, dict[bytes, tuple[int, int]]] = {}
+        """By the hash of their token: 4,096 senders with tokens of 8 KB would be 32 MB."""
+        self._senders: dict[bytes, bytes | None] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -44,7 +46,7 @@ class UploadAddresses:
         Addresses that it makes exceed the limits are forgotten in the same transaction.
         """
         size = ROW_BYTES + len(call_id.encode("utf-8", "surrogatepass")) + len(token or "")
-        self._note(key_hash, token, expires_at, size)
+        self._note(key_hash, hash_of(token) if token else None, expires_at, size)
         evicted = self._evict(key_hash)
         operation = partial(
             _register_upload,
@@ -82,7 +84,7 @@ class UploadAddresses:
         for key_hash in expired:
             self.used(key_hash)
 
-    def _note(self, key_hash: bytes, sender: str | None, expires_at: int, size: int) -> None:
+    def _note(self, key_hash: bytes, sender: bytes | None, expires_at: int, size: int) -> None:
         self._senders[key_hash] = sender
         self._by_sender.setdefault(sender, {})[key_hash] = (expires_at, size)
         self._bytes += size

@@ -79,7 +79,7 @@ def test_a_directory_without_a_spool(tmp_path: Path) -> None:
     """It says so, and the exit code is that of a wrong command line."""
     done = fsck(tmp_path)
     assert done.exit_code == Exit.USAGE
-    assert "there is no spool" in done.output
+    assert f"There is no spool in {tmp_path}: " in done.output
 
 
 def test_a_repair_beside_a_gateway_says_to_stop_it(spool: Path) -> None:

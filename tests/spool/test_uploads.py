@@ -1,6 +1,7 @@
 """Upload addresses: what they take of the spool before anything is accepted."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ async def test_addresses_take_a_small_part_of_the_quota(tmp_path: Path) -> None:
         ((count, tokens),) = rows(tmp_path, "SELECT count(*), (SELECT count(*) FROM tokens) FROM uploads")
         assert count == tokens < 64 * MIB // uploads.QUOTA_SHARE // LONGEST_KEY
         assert not (await spool.accept(a_record("honest"))).duplicate
+
+
+async def test_long_tokens_take_no_memory(tmp_path: Path) -> None:
+    """Of each sender no more is kept there than tells it from the others."""
+    async with opened(tmp_path, max_bytes=1 << 30) as spool:
+        await flood(spool, 50, "evil")
+        senders = spool._uploads._by_sender
+        assert len(senders) == len(spool._uploads) == 50
+        assert sum(sys.getsizeof(sender) for sender in senders) < 50 * 100
 
 
 async def test_a_flood_pushes_out_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,6 +320,7 @@ async def test_nobody_waits_for_a_thread_that_died(tmp_path: Path, monkeypatch: 
             await asyncio.wait_for(spool.settle(accepted.ready[0], Delivered()), 30)
         with pytest.raises(SpoolUnavailable, match="ended"):
             await spool.accept(a_record("after"))
+        assert "start callspool again" in (spool.stats().failure or ""), "not ready, and it says why"
 
 
 async def test_a_closed_event_loop_does_not_break_the_thread(tmp_path: Path) -> None:
