@@ -7,7 +7,7 @@ import random
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -93,14 +93,18 @@ async def test_a_journal_that_appears_later_deletes_nothing(tmp_path: Path, vict
     ],
 )
 async def test_a_trigger_that_appears_later_does_not_run(tmp_path: Path, statement: str) -> None:
-    """A schema that is changed once it was looked at adds nothing to what is done to the file."""
+    """A schema that is changed once it was looked at adds nothing to what is done to the file.
+
+    It is refused where Python (before 3.12) cannot have SQLite pass over triggers.
+    """
     outbox = tmp_path / "outbox.db"
     write(outbox, payload=FULL)
     opened = await opened_reader(outbox)
     with closing(sqlite3.connect(outbox, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE stolen (a)")
         connection.execute(statement)
-        with pytest.raises(OutboxUnusable, match="schema was changed"):
+        refused = pytest.raises(OutboxUnusable, match="schema was changed")
+        with refused if sys.version_info < (3, 12) else nullcontext():
             await opened.settle(9.0, (await opened.claim(9.0, ())).rows, ())
         await opened.close()
         assert connection.execute("SELECT count(*) FROM stolen").fetchone() == (0,)

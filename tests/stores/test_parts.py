@@ -53,7 +53,7 @@ def test_a_head_holds_what_lists_need() -> None:
         (b'{"agent_id": 17, "customer_number": 4930123456789012345}', Head("17", "4930123456789012345")),
         (b'{"agent_id": "a\\u0000b\\ud800c"}', Head("a\ufffdb\ufffdc")),
         (b'{"other": "\\udfff", "agent_id": "a", "summary_metrics": {"total_turns": 1e400}}', Head("a")),
-        (b'{"agent_id": "a", "deep": ' + b"[" * 3_000 + b"]" * 3_000 + b"}", Head()),
+        (b'{"agent_id": "a", "deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", Head()),
         (b'{"agent_id": "first", "agent_id": "last"}', Head("last")),
         (b'{"transcript_json": [{"role": "user"}, {"role": "assistant"}]}', Head(summary={"turns": 2})),
         (b'{"summary_metrics": {"total_turns": true, "total_tokens": "9"}, "telemetry_summary": []}', Head()),
