@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, MutableMapping
@@ -144,12 +145,16 @@ def _runs_callspool(command: Iterable[str]) -> bool:
 
 # Signals: what would end this process drains it first.
 
+_THREAD_STACK_BYTES = 8 << 20
+"""Whatever the C library or a limit of the system says: Python 3.13 decodes 10,000 levels of JSON, in up to 4 MB."""
+
 
 def run_to_the_end(program: Coroutine[Any, Any, int]) -> int:
     """Run a program whose signals `on_signals` handles, in a loop of its own; returns its exit code.
 
     From then on those signals are ignored: the process is about to end, with that code.
     """
+    threading.stack_size(_THREAD_STACK_BYTES)
     try:
         return uvloop.run(program)
     finally:

@@ -1,8 +1,9 @@
 """A strict JSON scanner for the documents that the fast decoder refuses: it goes any depth and keeps every byte.
 
-It exists because the fast decoder stops at about 1,000 levels of nesting, at the halves of surrogate pairs that
-Python's `json.dumps` writes, and because it does not say where a cut-off document ends. It builds no values: it
-only finds where the top-level members lie, in runs of scalars that one regular expression swallows at a time.
+It exists because the fast decoder stops at 1,000 levels of nesting (with Python 3.12 at 1,500, with 3.13 at 10,000), at
+the halves of surrogate pairs that Python's `json.dumps` writes, and because it does not say where a cut-off document
+ends. It builds no values: it only finds where the top-level members lie, in runs of scalars that one regular expression
+swallows at a time.
 """
 
 import re

@@ -127,3 +127,25 @@ def test_a_signal_in_the_last_moment_changes_nothing() -> None:
     code: a stop that was in order looks like one."""
     program = subprocess.run([sys.executable, "-c", STOPPED], check=False, capture_output=True, timeout=60)
     assert (program.returncode, program.stderr) == (7, b"")
+
+
+DEEP = """
+import asyncio, contextlib, sys
+import msgspec
+from gateway.process import run_to_the_end
+
+async def program():
+    for deep in (b"[" * 9_900 + b"]" * 9_900, b'{"a":' * 9_900 + b"1" + b"}" * 9_900):
+        with contextlib.suppress(RecursionError):
+            await asyncio.to_thread(msgspec.json.decode, deep)
+    return 7
+
+sys.exit(run_to_the_end(program()))
+"""
+
+
+def test_json_that_nests_deeply_ends_no_process_whatever_the_limit_of_its_stack() -> None:
+    """From Python 3.13 on it is decoded, to 10,000 levels, and needs more stack than some systems give a thread."""
+    small_stack = ["bash", "-c", 'ulimit -S -s 1024 && exec "$0" -c "$1"', sys.executable, DEEP]
+    program = subprocess.run(small_stack, check=False, capture_output=True, timeout=60)
+    assert (program.returncode, program.stderr) == (7, b"")
