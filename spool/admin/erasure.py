@@ -34,7 +34,7 @@ _ORDER = (
 )
 _DONE = "UPDATE erasures SET call_id = NULL, tenant = NULL WHERE call_hash = ?"
 _FORGET = "DELETE FROM erasures WHERE call_id IS NULL AND ordered_at < ?"
-_OF_CALL = "r.call_id = ?1 AND (?2 IS NULL OR coalesce(r.tenant, '') = ?2)"
+_OF_CALL = "r.call_id = ? AND coalesce(r.tenant, '') = coalesce(?, r.tenant, '')"
 """Which records belong to an `OwnedCall`."""
 _RECORDS_OF_AGENT = "SELECT DISTINCT call_id, coalesce(tenant, '') FROM records WHERE agent_id = ?"
 _TRACES_OF_AGENT = "SELECT coalesce(call_id, lower(hex(trace_id))), principal FROM traces WHERE agent_id = ?"
@@ -49,9 +49,9 @@ _OPEN_RECORDS = (
 )
 _OPEN_DELIVERIES = (
     "SELECT d.record_id, d.destination_id, d.form FROM deliveries d JOIN records r USING (record_id) "
-    f"WHERE {_OF_CALL} AND d.state <= 3 AND +d.state <= 3 LIMIT ?3"
+    f"WHERE {_OF_CALL} AND d.state <= 3 AND +d.state <= 3 LIMIT ?"
 )
-_RECEIPTS = f"SELECT record_id FROM records r WHERE {_OF_CALL} AND settled_at IS NOT NULL LIMIT ?3"
+_RECEIPTS = f"SELECT record_id FROM records r WHERE {_OF_CALL} AND settled_at IS NOT NULL LIMIT ?"
 _DELIVERED_TO = (
     "SELECT d.destination_id, count(*) FROM deliveries d JOIN records r USING (record_id) "
     f"WHERE {_OF_CALL} AND (d.state = 4 OR EXISTS (SELECT 1 FROM attempts a WHERE a.record_id = d.record_id AND "
@@ -60,8 +60,8 @@ _DELIVERED_TO = (
 """Also what was confirmed after it had been given up."""
 _UPLOADS = "SELECT key_hash, token_id, record_uid FROM uploads WHERE call_id = ?"
 _TRACES = (
-    "SELECT trace_id, principal, spans, agent_id FROM traces WHERE call_id = ?1 "
-    "OR (call_id IS NULL AND lower(hex(trace_id)) = ?1)"
+    "SELECT trace_id, principal, spans, agent_id FROM traces WHERE call_id = ? "
+    "OR (call_id IS NULL AND lower(hex(trace_id)) = ?)"
 )
 _RECORDS_AT_ONCE = 50
 WIPE_SECONDS = 10.0
@@ -155,7 +155,7 @@ class CallErasures:
         """What is here of a call."""
         records = await self._reader.ask(f"SELECT coalesce(r.tenant, '') FROM records r WHERE {_OF_CALL}", call)
         deliveries = await self._reader.ask(_OPEN_DELIVERIES, (*call, 1 << 30))
-        traces = await self._reader.ask(_TRACES, (call.call_id,))
+        traces = await self._reader.ask(_TRACES, (call.call_id, call.call_id))
         spans = sum(count for _, principal, count, agent in traces if self._is_of(call, principal, agent))
         live = self._live_of(call)
         whose = {tenant for (tenant,) in records} | {self.whose(each.principal, each.agent_id) for each in live}
@@ -261,7 +261,7 @@ def _expire(transaction: Transaction, before: int) -> None:
 
 
 def _delete_traces(transaction: Transaction, call_id: str, belongs: Callable[[str, str | None], bool]) -> None:
-    for trace_id, principal, _, agent_id in transaction.execute(_TRACES, (call_id,)).fetchall():
+    for trace_id, principal, _, agent_id in transaction.execute(_TRACES, (call_id, call_id)).fetchall():
         if belongs(principal, agent_id):
             delete_trace(transaction, trace_id, principal)
 

@@ -408,10 +408,10 @@ MARK_UPLOAD_USED = "UPDATE uploads SET record_uid = ?, digest = ? WHERE key_hash
 UPLOAD_TOKEN = "SELECT token_id FROM uploads WHERE key_hash = ? AND token_id IS NOT NULL"
 FORGET_UPLOAD_TOKEN = "UPDATE uploads SET token_id = NULL WHERE key_hash = ?"
 UNUSED_UPLOAD = "SELECT token_id FROM uploads WHERE key_hash = ? AND record_uid IS NULL"
-# Used ones below the first time, unused ones below the second, which is the later one.
+# Unused ones below the first time, which is the later one, used ones below the second.
 EXPIRED_UPLOADS = (
     "SELECT key_hash, token_id FROM uploads "
-    "WHERE expires_at < ?2 AND (record_uid IS NULL OR expires_at < ?1) ORDER BY expires_at LIMIT ?3"
+    "WHERE expires_at < ? AND (record_uid IS NULL OR expires_at < ?) ORDER BY expires_at LIMIT ?"
 )
 DELETE_UPLOAD = "DELETE FROM uploads WHERE key_hash = ?"
 

@@ -56,7 +56,7 @@ RECOUNT_SHARE = 0.01
 
 def purge_uploads(transaction: Transaction, used_before: int, unused_before: int) -> int:
     """Delete upload addresses that expired before these times, with the tokens that only they use; returns how many."""
-    rows = transaction.execute(sql.EXPIRED_UPLOADS, (used_before, unused_before, ROWS_PER_STEP)).fetchall()
+    rows = transaction.execute(sql.EXPIRED_UPLOADS, (unused_before, used_before, ROWS_PER_STEP)).fetchall()
     for key_hash, token_id in rows:
         if token_id is not None:
             transaction.tokens.release(token_id)
