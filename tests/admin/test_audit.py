@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
+from aiohttp import ClientSession, web
 from pytest_aiohttp import AiohttpClient
 
+from config.listeners import AdminSettings
 from gateway.admin.api import _as_lines
 from gateway.admin.audit import AuditFile, AuditLog, audited
 from gateway.admin.auth import token_id
 from gateway.admin.permissions import Role
 from gateway.logs import LineQueue
 from gateway.operations.erasure import ErasureProgress
+from gateway.runtime.listening import admin_listener
 from tests.admin.admin_app import AUTHORIZED, AdminFigures, AskedSpoolAdmin, spool_admin
 
 OPERATOR, READER = "operator-" * 2, "reader-" * 3
@@ -155,7 +157,7 @@ async def test_a_full_queue_drops_and_counts() -> None:
     assert queue.dropped == 5
 
 
-async def test_an_order_ends_with_its_client(aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_order_ends_with_its_client(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever stops waiting for the report ends the order: that is in the audit log, and no error in the log."""
     ended = asyncio.Event()
 
@@ -172,12 +174,12 @@ async def test_an_order_ends_with_its_client(aiohttp_client: AiohttpClient, capl
 
     app = web.Application()
     app.router.add_post("/", order)
-    client = await aiohttp_client(app)
+    settings = AdminSettings.model_validate({"listen": "127.0.0.1:0"})
     with structlog.testing.capture_logs() as logged:
-        answer = await client.post("/")
-        await answer.content.readline()
-        answer.close()
-        await ended.wait()
-        await client.close()
+        async with admin_listener(app, settings, None) as listener, ClientSession() as client:
+            answer = await client.post(f"http://127.0.0.1:{listener.port}/")
+            await answer.content.readline()
+            answer.close()
+            await ended.wait()
     assert [(line["action"], line["outcome"]) for line in logged if line["event"] == "audit"] == [("erase", "aborted")]
     assert not caplog.records
