@@ -76,7 +76,21 @@ _ADDRESS_REQUEST = {
 _ADDRESS = {
     "type": "object",
     "required": ["success", "upload_url", "s3_key", "s3_bucket"],
-    "properties": {name: {"type": "string"} for name in ("upload_url", "s3_key", "s3_bucket")},
+    "properties": {
+        "success": {"const": True},
+        **{name: {"type": "string"} for name in ("upload_url", "s3_key", "s3_bucket")},
+    },
+}
+_REFERENCED = {
+    "type": "object",
+    "description": "To a notice of a call log that was uploaded here, and was accepted then.",
+    "required": ["success", "call_id", "record_id", "duplicate"],
+    "properties": {
+        "success": {"const": True},
+        "call_id": {"type": "string"},
+        "record_id": {"type": "string"},
+        "duplicate": {"const": True},
+    },
 }
 _CALL_LOG = json_content({"anyOf": [ref("CallLog"), ref("Envelope"), ref("Notice")]})
 _LINES = {"application/x-ndjson": {"schema": {"type": "string", "description": "One call log per line."}}}
@@ -96,23 +110,25 @@ def document() -> bytes:
         "Envelope": schemas.ENVELOPE,
         "Notice": schemas.NOTICE,
         "Accepted": _ACCEPTED,
+        "Referenced": _REFERENCED,
         "Heard": _HEARD,
     }
     return schemas.document("callspool intake", _ABOUT, _paths(), components)
 
 
 def _paths() -> dict[str, Any]:
-    durable = _response("202", "Durable.", json_content(ref("Accepted")))
+    durable = _response("202", "Durable.", json_content({"anyOf": [ref("Accepted"), ref("Referenced")]}))
     lines = _response("200", "One result per line.", _LINES)
     trace = _response("200", "The trace of the call.", json_content(ref("CallTrace")))
     received = _response("200", "Received; turns are durable.", json_content(ref("Heard")))
     address = _response("200", "The upload address.", json_content(_ADDRESS))
     spans = _response("200", "Durable.", _SPANS)
+    posted = {**address, **durable}  # an SDK whose URL has no /send-call-log in it requests addresses there
     about, turns, asked = json_content(_ABOUT_CALL), json_content(_TURNS), json_content(_ADDRESS_REQUEST)
     heartbeat = _post("Report that the call is still live. The body is optional.", received, about, required=False)
     return {
-        "/v1/calls": _post("Post a call log.", durable, _CALL_LOG),
-        "/send-call-log": _post("Post a call log, as the SDK does; any prefix.", durable, _CALL_LOG),
+        "/v1/calls": _post("Post a call log.", posted, _CALL_LOG),
+        "/send-call-log": _post("Post a call log, as the SDK does; any prefix.", posted, _CALL_LOG),
         "/v1/calls/batch": _post("Post many call logs; the response has a line for each.", lines, _LINES),
         "/v1/calls/{call_id}": _of_call(_get("Where a call is: accepted, core sent, detail sent.", trace)),
         "/v1/calls/{call_id}/heartbeat": _of_call(heartbeat),

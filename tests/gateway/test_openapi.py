@@ -50,6 +50,22 @@ def references(node: Any) -> Iterator[str]:
             yield from references(each)
 
 
+def schemas_in(node: Any) -> Iterator[dict[str, Any]]:
+    """All schemas of objects below a node, wherever in the document they stand."""
+    for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        if isinstance(each, dict) and isinstance(each.get("required"), list):
+            yield each
+        yield from schemas_in(each)
+
+
+@pytest.mark.parametrize("document", [permissions.document, intake_openapi.document])
+def test_what_a_schema_requires_is_among_its_properties(document: Any) -> None:
+    """A client that is generated from the document has a field for each member that must be there."""
+    found = list(schemas_in(json.loads(document())))
+    assert found
+    assert [each for each in found if not set(each["required"]) <= set(each["properties"])] == []
+
+
 @pytest.mark.parametrize("document", [permissions.document, intake_openapi.document])
 def test_a_document_refers_to_nothing_that_is_missing(document: Any) -> None:
     """Each reference leads to a schema of the document, and each schema is one."""
@@ -94,6 +110,31 @@ async def test_an_answer_is_as_the_document_says(path: str) -> None:
     document = json.loads(permissions.document())
     name = {"/api/status": "Status", "/api/traces": "NewestTraces", "/api/calls/call-1": "CallTrace"}[path]
     jsonschema_rs.validate({"$ref": f"#/components/schemas/{name}", "components": document["components"]}, body)
+
+
+async def test_whatever_is_posted_is_answered_as_the_document_says(tmp_path: Path) -> None:
+    """A call log, one that is known, the request for an address at every path that takes it, a notice of an upload."""
+    document = json.loads(intake_openapi.document())
+    asks_address = {"call_id": "c-2", "content_type": "application/json"}
+    async with running(tmp_path / "spool") as world:
+        address = (await world.post(asks_address, "/get-upload-url")).json
+        await world.ask("PUT", address["upload_url"], {"call_id": "c-2"})
+        notice = {
+            "s3_reference": True,
+            "s3_bucket": address["s3_bucket"],
+            "s3_key": address["s3_key"],
+            "call_id": "c-2",
+        }
+        posts = [
+            (path, body)
+            for path in ("/v1/calls", "/send-call-log")
+            for body in ({"call_id": "c-1"}, {"call_id": "c-1"}, asks_address, notice)
+        ]
+        for path, body in [("/get-upload-url", asks_address), *posts]:
+            reply = await world.post(body, path)
+            content = document["paths"][path]["post"]["responses"][str(reply.status)]["content"]
+            schema = {**content["application/json"]["schema"], "components": document["components"]}
+            jsonschema_rs.validate(schema, reply.json)
 
 
 @pytest.mark.parametrize("name", FILES)
