@@ -62,7 +62,7 @@ class TraceSource:
             raise Rejection(
                 415, "unknown_type", f"Traces come as {PROTOBUF} or {JSON}, not as {kind[:60]}.", "Set the exporter so."
             )
-        if kind == PROTOBUF and importlib.util.find_spec("opentelemetry.proto") is None:
+        if kind == PROTOBUF and not _reads_protobuf():
             hint = "pip install 'callspool[otlp]', or have the exporter send JSON (OTEL_EXPORTER_OTLP_PROTOCOL)."
             raise Rejection(415, "no_protobuf", "This gateway has no protobuf definitions of OpenTelemetry.", hint)
         if (request.content_length or 0) > POST_BYTES:
@@ -95,6 +95,14 @@ class TraceSource:
                     raise Rejection(400, "not_otlp", f"The body cannot be read: {error}.", hint) from None
                 await self.assembler.add(export, self._token.agents_key(request), self._token.tenant_of(request))
                 return export
+
+
+def _reads_protobuf() -> bool:
+    """Whether the extra is installed; `find_spec` raises where not even the package above is."""
+    try:
+        return importlib.util.find_spec("opentelemetry.proto") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _too_large() -> Rejection:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,7 @@ _MOST_ATTRIBUTES: Final = 1024
 _STATUS: Final = ("UNSET", "OK", "ERROR")
 _KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _INT64: Final = 1 << 63
+_LARGEST_DOUBLE: Final = sys.float_info.max
 _DEEPEST: Final = 50
 """Protobuf lets values nest so deeply: each level is two messages of a hundred."""
 
@@ -210,7 +212,8 @@ def _span(
     name: str, trace_id: bytes, span_id: bytes, parent_id: bytes, start: int, end: int, **more: Any
 ) -> dict[str, Any]:
     """In the form of call logs (`telemetry_data.session_traces`)."""
-    duration = max(0, end - start) if start and end else 0
+    lasted = end - start if start and end else 0
+    duration = lasted if 0 < lasted < 2 * _INT64 else 0
     return {
         "name": name,
         "operation_type": operation_type(name, more["attributes"]),
@@ -226,7 +229,7 @@ def _span(
 
 def _time(nanoseconds: int) -> int | str:
     """A time beyond 64 bits with sign stays as text."""
-    return nanoseconds if nanoseconds < _INT64 else str(nanoseconds)
+    return nanoseconds if -_INT64 <= nanoseconds < _INT64 else str(nanoseconds)
 
 
 _OPERATIONS: Final = {
@@ -318,10 +321,10 @@ def _value(value: Any) -> Any:  # Any: as above, and plain JSON
 
 
 def _finite(number: float) -> float | str:
-    """JSON knows neither NaN nor Infinity: they stay as OTLP's JSON writes them."""
-    if math.isfinite(number):
-        return number
-    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    """JSON knows neither NaN nor Infinity: they stay as OTLP's JSON writes them. What is too large is infinite."""
+    if abs(number) <= _LARGEST_DOUBLE:
+        return float(number)
+    return "Infinity" if number > 0 else "-Infinity" if number < 0 else "NaN"
 
 
 # JSON.
@@ -380,7 +383,7 @@ def _json_value(value: object, depth: int) -> Any:  # Any: plain JSON
         case "intValue":
             return _int(held)
         case "doubleValue" if isinstance(held, int | float):
-            return _finite(float(held))
+            return _finite(held)
         case _:
             return held
 

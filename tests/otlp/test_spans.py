@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 
+from gateway.otlp.assemble import SpanLines
 from gateway.otlp.posts import ROW_BYTES, Unreadable, from_json, from_protobuf
 from gateway.otlp.spans import SpanRule, encoded, spans_of
+from spool.records import TraceRow
 from tests.otlp.captured import NAMES, as_json, post, request
 
 RULE = SpanRule()
@@ -248,6 +251,32 @@ def test_whole_numbers_beyond_64_bits_stay_as_they_are() -> None:
     export = from_json(b'{"resourceSpans":[{"scopeSpans":[{"spans":[%b]}]}]}' % text.encode(), RULE)
     (span,) = made_of(export)
     assert span["attributes"] == {"k": 123456789012345678901234}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"startTimeUnixNano": 1, "endTimeUnixNano": 10**400},
+        {"startTimeUnixNano": -(10**400), "endTimeUnixNano": 1},
+        {"startTimeUnixNano": -1.7e308, "endTimeUnixNano": 1.7e308},
+        {"attributes": [{"key": "k", "value": {"doubleValue": 10**400}}]},
+        {"attributes": [{"key": "session.id", "value": {"doubleValue": -(10**400)}}]},
+    ],
+    ids=["an end", "a start", "both", "an attribute", "what names the call"],
+)
+def test_a_number_beyond_all_bounds_makes_no_span_unreadable(members: dict[str, Any]) -> None:
+    """It is kept as JSON can hold it, and measures nothing; its call can be put together."""
+    span = json.dumps({"traceId": TRACE.hex(), "spanId": SPAN.hex(), **members})
+    export = from_json(b'{"resourceSpans":[{"scopeSpans":[{"spans":[%b]}]}]}' % span.encode(), RULE)
+    (row,) = export.groups
+    (made,) = spans_of(row.data, RULE)
+    assert (made["duration_ns"], made["duration_ms"]) == (0, 0.0)
+    lines = SpanLines(Mock(), RULE)
+    lines.add(TraceRow(1, 1, len(row.data), row.data))
+    with lines.call_log(TRACE.hex(), "call", None, update=False) as body:
+        (kept,) = json.loads(bytes(body.data))["telemetry_data"]["session_traces"]
+    assert kept["attributes"] in ({}, {"k": "Infinity"}, {"session.id": "-Infinity"})
+    assert lines.damaged == 0
 
 
 def test_what_an_earlier_version_stored_is_read() -> None:

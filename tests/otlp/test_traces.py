@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -221,6 +222,29 @@ async def test_what_cannot_be_read_is_refused_for_good(tmp_path: Path, body: byt
     """An exporter gives up after a 400: it would send the same again."""
     async with tracing(tmp_path) as traces:
         assert (await traces.export(body, kind)).status == status
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry", "opentelemetry.proto"])
+async def test_protobuf_without_its_extra_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """Also where no package of OpenTelemetry is installed at all; JSON needs none."""
+    monkeypatch.delitem(sys.modules, "opentelemetry.proto")
+    monkeypatch.setitem(sys.modules, missing, None)
+    async with tracing(tmp_path) as traces:
+        reply = await traces.export(b"")
+        assert (reply.status, reply.code) == (415, "no_protobuf")
+        assert "callspool[otlp]" in reply.json["error"]["hint"]
+        assert (await traces.export(b"{}", JSON)).status == 200
+
+
+async def test_posts_are_counted_in_either_encoding(tmp_path: Path) -> None:
+    """Where only refusals of one were counted, it would seem that all of its posts are refused."""
+    async with tracing(tmp_path) as traces:
+        await traces.export(post("pipecat-pipeline"))
+        assert traces.world.counted("otlp_traces", "answered") == 1
+        await traces.export(as_json(request("pipecat-pipeline")), JSON)
+        assert traces.world.counted("otlp_traces", "answered") == 2
 
 
 async def test_a_full_spool_is_503_within_the_exporters_patience(tmp_path: Path) -> None:
