@@ -112,7 +112,9 @@ class Router:
         if not known:
             raise Rejection(404, "no_such_route", "There is nothing at this path.", self._hint)
         allowed = ", ".join(match.route.method for match in known)
-        raise Rejection(405, "wrong_method", f"This path takes {allowed}, not {method[:20]}.", _HINT, allow=allowed)
+        raise Rejection(
+            405, "wrong_method", f"This path takes {allowed}, not {method[:20]}.", self._hint, allow=allowed
+        )
 
     def _matches(self, path: str) -> list[Match]:
         """What the path alone allows; what follows any prefix comes before everything else."""
@@ -334,6 +336,8 @@ class IntakeHandler:
             self._observer.posted(name, rejection.code)
             return rejection_response(rejection)
         if not isinstance(result, Result):
+            if isinstance(result, web.Response):  # what is streamed is a batch, which counts its lines
+                self._observer.posted(name, ANSWERED)
             return result
         self._observer.posted(name, result.outcome)
         if result.outcome != ANSWERED:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.calllog.toplevel import BYTE_ORDER_MARK
 from gateway.webhooks.adapters import OTHER, Event
 from spool.records import Buffer
 
@@ -19,6 +20,12 @@ _LIST_BYTES: Final = 4 << 20
 _DEEPEST: Final = 4
 
 _members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def without_mark(body: Buffer) -> Buffer:
+    """The body without its byte order mark, which some libraries write and JSON has none of."""
+    view = memoryview(body)
+    return view[len(BYTE_ORDER_MARK) :] if view[: len(BYTE_ORDER_MARK)] == BYTE_ORDER_MARK else body
 
 
 def decode(body: Buffer, *, is_form: bool) -> tuple[object, bool]:

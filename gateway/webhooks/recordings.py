@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from gateway.calllog.errors import CallLogError
-from gateway.calllog.toplevel import BYTE_ORDER_MARK, scan
+from gateway.calllog.toplevel import scan
 from gateway.intake.accept import Acceptor, Arrival, Owner
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.generated import NotAccepted, accept_generated, name_after
@@ -82,7 +82,7 @@ class InlineAudio:
 
 def _find(view: memoryview, path: tuple[str, ...]) -> tuple[int, int] | None:
     """From where to where the text value at `path` lies, its quotes included; None where there is none."""
-    start, end = len(BYTE_ORDER_MARK) if view[:3] == BYTE_ORDER_MARK else 0, len(view)
+    start, end = 0, len(view)
     for name in path:
         try:
             top = scan(view[start:end], bytearray)

@@ -113,6 +113,7 @@ def verify(scheme: Scheme, secrets: Sequence[str], webhook: Webhook, now: float,
 # HMAC of the body, with or without a time: what almost every provider does, each with other headers.
 
 _LONGEST_TIME = 20
+_LATEST_TIME = 10**_LONGEST_TIME
 
 
 class Encoding(StrEnum):
@@ -264,11 +265,11 @@ class LivekitScheme:
         A token without an end would be valid for ever: the SDK refuses it, too.
         """
         claims = self._claims(headers, None)
-        issued, expires = claims.get("nbf", claims.get("iat")), claims.get("exp")
-        if not isinstance(expires, int | float):
+        issued, expires = _claimed_time(claims.get("nbf", claims.get("iat"))), _claimed_time(claims.get("exp"))
+        if expires is None:
             raise Malformed
-        latest = float(expires) - self.lifetime
-        return min(float(issued), latest) if isinstance(issued, int | float) else latest
+        latest = expires - self.lifetime
+        return latest if issued is None else min(issued, latest)
 
     def matches(self, secret: str, webhook: Webhook) -> bool:
         """See `Scheme`."""
@@ -310,12 +311,20 @@ class LivekitScheme:
             )
         except jwt.InvalidSignatureError:
             return {}
-        except jwt.InvalidTokenError:
+        except (jwt.InvalidTokenError, ValueError):  # the second for a byte that is no UTF-8
             raise Malformed from None
         return claims
 
 
+def _claimed_time(claim: object) -> float | None:
+    """Seconds since 1970, if the claim is a number of them (RFC 7519, NumericDate)."""
+    return float(claim) if isinstance(claim, int | float) and 0 <= claim < _LATEST_TIME else None
+
+
 # Telnyx: Ed25519 over the time and the body; what is configured is the public key.
+
+_WHOLE_BYTES = 1 << 20
+"""What must be copied to be verified has a few KB. A larger body is nobody's: anybody may send one of any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +346,8 @@ class TelnyxScheme:
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415  # an extra, loaded where it is used
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
+        if len(webhook.body) > _WHOLE_BYTES:
+            return False
         try:
             signature = base64.b64decode(webhook.headers.get(self.header, ""), validate=True)
             key = Ed25519PublicKey.from_public_bytes(base64.b64decode(secret))
@@ -363,6 +374,8 @@ class TelnyxScheme:
 
 _TWILIO_ALGORITHMS = {"HMAC_SHA1": Algorithm.SHA1, "HMAC_SHA256": Algorithm.SHA256}
 _FORM = "application/x-www-form-urlencoded"
+_FIELDS_MOST = 1000
+"""A callback has some thirty."""
 _BODY_DIGEST = "bodySHA256"
 """The parameter of the address that names the digest of a body that is no form."""
 
@@ -404,7 +417,8 @@ class TwilioScheme:
 
 
 def _form_fields(webhook: Webhook) -> str | None:
-    """What of the body is signed besides the address; None where the digest in the address is not the body's.
+    """What of the body is signed besides the address; None where the digest in the address is not the body's, and for
+    a form that is too large to be one.
 
     A body that is no form is not signed itself: the address names its digest, and is signed.
     """
@@ -413,7 +427,13 @@ def _form_fields(webhook: Webhook) -> str | None:
     if digests is not None and kind != _FORM:
         matches = hmac.compare_digest(digests.lower().encode(), hashlib.sha256(webhook.body).hexdigest().encode())
         return "" if matches else None
-    fields = parse_qsl(bytes(webhook.body).decode("utf-8", "replace"), keep_blank_values=True)
+    if len(webhook.body) > _WHOLE_BYTES:
+        return None
+    try:
+        text = bytes(webhook.body).decode("utf-8", "replace")
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS_MOST)
+    except ValueError:
+        return None
     # A field that comes several times is signed once with each of its values, in order.
     return "".join(name + value for name, value in sorted(set(fields)))
 

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict
 from yarl import URL
 
 from gateway.calllog.errors import CallLogError
@@ -26,7 +27,7 @@ from gateway.intake.responses import Rejection, in_place_of_507
 from gateway.intake.routes import ANSWERED, Match, Result, Route
 from gateway.intake.staging import StagingArea, Workers
 from gateway.webhooks.adapters import Event, Treatment
-from gateway.webhooks.document import call_log_of, decode
+from gateway.webhooks.document import call_log_of, decode, without_mark
 from gateway.webhooks.providers import Provider
 from gateway.webhooks.recordings import InlineAudio, can_be_copied
 from gateway.webhooks.signatures import Verdict, Verification, Webhook, check_headers, verify
@@ -69,7 +70,9 @@ class Forwarder:
         """The answer of the server there, whatever it says. Raises `Rejection` (502, 504) where there is none."""
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=self._timeout)
-            self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+            # A cookie that answers one call's question would go with those of all others.
+            cookies = aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False, cookie_jar=cookies)
         made_anew = _NOT_PASSED_ON | {"content-encoding"}  # the body was decoded
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in made_anew]
         headers.append(("Via", f"1.1 {self._via}"))
@@ -78,7 +81,8 @@ class Forwarder:
                 answer = await response.content.read(_ANSWER_MOST_BYTES + 1)
                 while chunk := await response.content.read(_ANSWER_MOST_BYTES + 1 - len(answer)):
                     answer += chunk
-                kept = {name: value for name, value in response.headers.items() if name.lower() not in _NOT_PASSED_ON}
+                given = response.headers.items()  # some come in several lines
+                kept = CIMultiDict((name, value) for name, value in given if name.lower() not in _NOT_PASSED_ON)
                 status = response.status
         except TimeoutError:
             raise self._failed(504, url, f"gave no answer within {self._timeout:g} s") from None
@@ -106,9 +110,9 @@ _log = structlog.get_logger(__name__)
 ROUTE = "webhook"
 """Labels metrics of the intake."""
 _INLINE_BYTES = 1 << 20
-"""An HMAC of this much takes 0.6 ms; what is larger is verified in a thread."""
+"""An HMAC of this much takes 0.6 ms; what is larger is verified in a thread, as is a form that is not small."""
 _TYPES_MOST = 64
-"""How many types of events of one source are told apart in metrics; more could be made up."""
+"""Types of events of one source that metrics count apart; more could be made up."""
 
 
 class WebhookObserver(Protocol):
@@ -226,7 +230,7 @@ class WebhookSource:
         url = source.public_url + request.rel_url.raw_path_qs
         webhook = Webhook(request.headers, body.data, url)
         arguments = (source.provider.scheme, secrets, webhook, now, source.tolerance)
-        inline = len(body.data) <= _INLINE_BYTES
+        inline = body.small if source.provider.is_form else len(body.data) <= _INLINE_BYTES
         verification = verify(*arguments) if inline else await self._workers.run(verify, *arguments)
         if verification.skew is not None:
             self._observer.webhook_skew(source.name, verification.skew)
@@ -236,7 +240,7 @@ class WebhookSource:
     async def _keep(
         self, source: Source, request: web.BaseRequest, body: Body, trace_context: str | None
     ) -> Result | web.StreamResponse:
-        read = partial(_read, source.provider, body.data)
+        read = partial(_read, source.provider, without_mark(body.data))
         event, is_json = read() if body.small else await self._workers.run(read)
         kind = self._label(source, event)
         if event.dropped:
@@ -269,7 +273,7 @@ class WebhookSource:
     async def _accept(
         self, source: Source, event: Event, body: Body, trace_context: str | None, *, is_json: bool
     ) -> tuple[CallLog, Accepted]:
-        data: Buffer = body.data
+        data = without_mark(body.data)
         if event.audio_at and self._audio is not None and event.call_id is not None:
             kept = await self._audio.keep(source.name, event, data)
             if kept is not None:

@@ -1,11 +1,11 @@
 """Which route a path takes."""
 
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from gateway.intake.responses import Rejection
-from gateway.intake.routes import Router
+from gateway.intake.routes import Route, Router
 from gateway.intake.sources.batch import BatchSource
 from gateway.intake.sources.sdk import SdkSource
 
@@ -54,6 +54,15 @@ def test_other_paths(method: str, path: str, status: int) -> None:
     with pytest.raises(Rejection) as rejection:
         match(method, path)
     assert rejection.value.status == status
+
+
+def test_every_refusal_says_what_this_listener_takes() -> None:
+    """The hint of a listener is its own: that of webhooks has none of the routes of agents."""
+    webhooks = Router([Route("webhook", "POST", "/webhooks/retell", AsyncMock())], hint="POST to /webhooks/retell.")
+    for path in ("/", "/webhooks/retell"):
+        with pytest.raises(Rejection) as rejection:
+            webhooks.match("GET", path)
+        assert rejection.value.hint == "POST to /webhooks/retell."
 
 
 def test_a_wrong_method_names_those_that_the_path_has() -> None:

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from multidict import CIMultiDict
 
 from gateway.intake.accept import Redactions
 from gateway.webhooks.providers import PROVIDERS
@@ -146,6 +147,26 @@ async def test_a_question_that_came_compressed_is_passed_on_as_what_it_is(
     assert (reply.status, asked) == (201, [body])
 
 
+async def test_the_cookie_of_one_answer_does_not_go_with_another_question(
+    tmp_path: Path, aiohttp_server: Serve
+) -> None:
+    """Each question is of a call of its own: a session that the server began with one is none of the next."""
+    app, cookies = web.Application(), []
+
+    async def answer(request: web.Request) -> web.Response:
+        cookies.append(request.headers.get("Cookie"))
+        return web.Response(headers=CIMultiDict((("Set-Cookie", "session=of-call-01; Path=/"), ("Set-Cookie", "a=b"))))
+
+    app.router.add_post("/tools", answer)
+    server = await aiohttp_server(app)
+    async with listening(tmp_path, forward_url=f"http://localhost:{server.port}/tools") as listener:
+        for _ in range(2):
+            reply = await listener.push("vapi", sample("vapi", "tool-calls"))
+            assert CIMultiDict(reply.headers).getall("Set-Cookie") == ["session=of-call-01; Path=/", "a=b"]
+        assert cookies == [None, None]
+        assert listener.world.counted("webhook", "answered") == 2
+
+
 async def test_a_question_that_leads_back_is_refused(tmp_path: Path, aiohttp_server: Serve) -> None:
     """Who is asked learns who asks: a gateway that is its own `forward_url` would ask itself without end."""
     app = web.Application()
@@ -220,6 +241,18 @@ async def test_a_genuine_body_is_never_refused_for_its_content(tmp_path: Path, b
         assert reply.status == 200, reply.raw
         record = (await listener.world.only_record(reply.json["call_id"])).record
         assert record.event == "webhook"
+
+
+@pytest.mark.parametrize("size", [0, 2 << 20], ids=["small", "large"])
+async def test_a_byte_order_mark_costs_no_call_its_name(tmp_path: Path, size: int) -> None:
+    """Some libraries write one; the original is kept as JSON without it."""
+    async with listening(tmp_path) as listener:
+        call = {"call_id": "c1", "noise": ["x" * 1000] * (size // 1000)}
+        body = json.dumps({"event": "call_ended", "call": call}).encode()
+        reply = await listener.push("retell", b"\xef\xbb\xbf" + body)
+        record = (await listener.world.only_record("c1")).record
+        assert (reply.status, record.event) == (200, "call_ended")
+        assert b'"original":' + body in await listener.world.stored(record)
 
 
 async def test_a_form_with_an_id_that_names_no_call_is_kept_too(tmp_path: Path) -> None:

@@ -176,6 +176,48 @@ def test_a_token_of_another_algorithm_is_refused(algorithm: str) -> None:
     assert checked("livekit", {"Authorization": token}) is Verdict.MISSING
 
 
+@pytest.mark.parametrize("claim", ["nbf", "iat", "exp"])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), float("nan"), float("inf"), "soon", None],
+    ids=["beyond all bounds", "before all times", "nan", "inf", "a text", "null"],
+)
+def test_a_token_whose_times_are_none_is_refused(claim: str, value: object) -> None:
+    """Before its signature is looked at: anybody can write a token."""
+    import jwt
+
+    token = jwt.encode({"exp": int(NOW) + 300, claim: value}, "x" * 32, algorithm="HS256")
+    assert checked("livekit", {"Authorization": token}) is not Verdict.GENUINE
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_bytes_that_are_no_text_are_no_signature(name: str) -> None:
+    """A header may hold any bytes."""
+    broken = b"\xff".decode("utf-8", "surrogateescape")
+    scheme = SCHEMES[name]
+    genuine = scheme.sign(secret_of(name), BODY, NOW, URL)
+    assert checked(name, {**genuine, scheme.header: broken}) in {Verdict.MISSING, Verdict.WRONG}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("twilio", b"a=" + b"x" * (1 << 26)), ("twilio", b"a&" * 500_000), ("telnyx", b"x" * (1 << 26))],
+    ids=["a long field", "many fields", "many bytes"],
+)
+def test_a_body_of_any_size_is_refused_in_little_memory(name: str, body: bytes) -> None:
+    """Nobody has to know a secret to post one: it is not copied, nor its fields, to be found wrong."""
+    import tracemalloc
+
+    headers = {**SCHEMES[name].sign(secret_of(name), b"", NOW, URL)}
+    tracemalloc.start()
+    try:
+        assert checked(name, headers, body) is Verdict.WRONG
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20, f"{peak >> 20} MiB"
+
+
 def test_a_bearer_is_taken_for_the_header() -> None:
     """Vapi sends its secret as a bearer, too."""
     assert checked("vapi", {"Authorization": f"Bearer {secret_of('vapi')}"}) is Verdict.GENUINE

@@ -2,5 +2,5 @@
 
 A source gives `Route`s. One whose requests carry one call log each needs no more than
 `Route(name, method, path, posts.respond)`: it reads the body within its limits, parses it, accepts the call log and
-answers. Provider webhooks and OTLP are to be further modules here.
+answers. Webhooks, spans and heartbeats come by sources in `gateway.webhooks`, `gateway.otlp` and `gateway.heartbeats`.
 """
