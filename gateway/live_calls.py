@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from spool.records import Clock
 from spool.stats import LiveCall
 
-# A call is live once its `call_started` was accepted, until its `call_ended` is. A stop can wait for live calls. At a
-# start the spool says which calls began before it.
+# A call is live once its `call_started` was accepted, or a heartbeat of it came, until its end is accepted. A stop can
+# wait for live calls. At a start the spool says which calls began before it.
 
 STARTED = "call_started"
 ENDED = "call_ended"
+ENDS = frozenset({ENDED, "call_log"})
+"""Nothing follows of a call after these: a call log without an event is all of it."""
 MOST = 10_000
 OLDEST = 4 * 3600 * 1000
 """Milliseconds; no call is remembered for longer."""
@@ -50,7 +52,7 @@ class OpenCalls:
             self._begin(call, now, happened_at)
             if len(self._started) > MOST:
                 self._forget(next(iter(self._started)))
-        elif event == ENDED:
+        elif event in ENDS:
             began = self._happened.get(call)
             if began is None or happened_at is None or happened_at >= began:
                 self._forget(call)

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from gateway.calllog.document import DEFAULT_EVENT, Envelope, UploadRequest
+from gateway.calllog.document import Envelope, UploadRequest
 from gateway.calllog.errors import CallLogError, Fault
 from gateway.calllog.shape import IN_A_THREAD, ON_THE_LOOP, Bounds, Costly
 from gateway.fanout import ANY_OTHER, DestinationRoute, TenantPlans, delivery_plans
@@ -30,7 +30,7 @@ from gateway.intake.responses import Rejection
 from gateway.intake.routes import ANSWERED, IntakeToken, Match, Result
 from gateway.intake.turns import Threads, sender_of
 from gateway.intake.upload_urls import DIRECT, PublicAddress, UploadUrlService
-from gateway.live_calls import ENDED, STARTED, OpenCalls
+from gateway.live_calls import ENDED, ENDS, STARTED, OpenCalls
 from gateway.telemetry import current_post
 from gateway.tenants import UNASSIGNED, TenantTable
 from spool.live_calls import LostCall
@@ -45,10 +45,6 @@ _REDACTED_HERE_BYTES = 4 << 10
 """A body above this is redacted in a thread: below it, the event loop is held for 0.3 ms at most."""
 _REDACTED_IN_PROCESS_BYTES = 256 << 10
 """And above this in another process, which can be killed."""
-
-
-_ENDS = frozenset({ENDED, DEFAULT_EVENT})
-"""Nothing follows of a call after these: a call log without an event is all of it."""
 
 
 class Owner(NamedTuple):
@@ -245,7 +241,7 @@ class Acceptor:
                 trace_context=arrival.trace_context if commit is None else commit.text,
                 closes=arrival.closes,
                 outline=call_log.outline,
-                ends_call=call_log.event in _ENDS and not call_log.agent_lost,
+                ends_call=call_log.event in ENDS and not call_log.agent_lost,
                 loses=arrival.loses,
             )
         )
@@ -340,7 +336,8 @@ class Acceptor:
 
     def _note(self, call_log: CallLog, accepted: Accepted, principal: str) -> None:
         """Count and log what was accepted."""
-        if not accepted.superseded:
+        # A repeated start says nothing new: its call may have ended since.
+        if not accepted.superseded and not (accepted.duplicate and call_log.event == STARTED):
             self.open_calls.accepted(call_log.call_id, call_log.event, self._clock(), principal, call_log.happened_at)
         if self.open_calls.call_ended is not None and call_log.event == ENDED:
             self.open_calls.call_ended(call_log.call_id, principal)

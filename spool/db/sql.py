@@ -210,7 +210,7 @@ AGENTS_AMONG_NEWEST = (
 LIVE_CALLS = (
     "SELECT call_id, coalesce(principal, ''), accepted_at, happened_at FROM records began "
     "WHERE event = 'call_started' AND accepted_at >= ? AND NOT superseded AND NOT EXISTS ("
-    "SELECT 1 FROM records ended WHERE ended.call_id = began.call_id AND ended.event = 'call_ended' "
+    "SELECT 1 FROM records ended WHERE ended.call_id = began.call_id AND ended.event IN ('call_ended', 'call_log') "
     "AND (ended.principal = began.principal OR ended.principal IS NULL OR began.principal IS NULL) "
     "AND NOT coalesce(ended.happened_at < began.happened_at, 0)) ORDER BY accepted_at DESC LIMIT ?"
 )

@@ -3,6 +3,7 @@
 import math
 
 from gateway.live_calls import OpenCalls
+from spool.records import principal_of
 from tests.intake.bodies import call_log
 from tests.intake.running_intake import RunningIntake
 
@@ -32,6 +33,28 @@ def test_it_is_quiet_by_a_clock_that_nobody_sets() -> None:
     assert calls.quiet_seconds() == 1.5
     calls.accepted("b", "call_ended", 0)
     assert calls.quiet_seconds() == 0
+
+
+async def test_a_repeated_start_opens_no_call_that_has_ended(world: RunningIntake) -> None:
+    """Its sender saw no answer to the first attempt, and the call was shorter than the time until the second."""
+    start = call_log("a", wcall_event="call_started")
+    await world.post(start)
+    assert world.intake.open_calls.open_calls(world.clock()) == 1
+    await world.post(call_log("a"))
+    assert (await world.post(start)).json["duplicate"] is True
+    assert world.intake.open_calls.open_calls(world.clock()) == 0
+
+
+async def test_a_call_log_without_an_event_ends_its_call(world: RunningIntake) -> None:
+    """It is all of the call, which was heard of by heartbeats or a start; also for a gateway that starts later."""
+    for call_id in ("heard", "started"):
+        await world.post({"call_id": call_id, "wcall_event": "call_started"})
+    world.intake.open_calls.heard("beating", world.clock(), principal_of(None, None))
+    assert world.intake.open_calls.open_calls(world.clock()) == 3
+    for call_id in ("started", "beating"):
+        await world.post({"call_id": call_id})
+    assert world.intake.open_calls.open_calls(world.clock()) == 1
+    assert [call.call_id for call in await world.spool.reader.live_calls(0, 10)] == ["heard"]
 
 
 def test_calls_that_lost_their_end_are_forgotten() -> None:
