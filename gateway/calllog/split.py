@@ -66,7 +66,7 @@ def choose_deferred(members: Sequence[Member], *, room: int, core_max_bytes: int
 
 
 def name_deferred(deferred: Iterable[Member], *, core_max_bytes: int) -> bytes:
-    """The members that tell what was moved: `deferred_fields`, the names as they came, the largest member first.
+    """The members that name what was moved: `deferred_fields`, the names as they came, the largest member first.
 
     Of a million tiny members not all can be named: `deferred_fields_unnamed` then counts the others.
     """

@@ -158,7 +158,7 @@ class Span(Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A call as its log tells it."""
+    """A call as its log describes it."""
 
     agent_id: str | None
     number: str | None
@@ -202,7 +202,7 @@ class _Top(Struct):
 
 
 def story_of(documents: Iterable[Buffer]) -> Story | None:
-    """The story that these JSON objects tell together, the later ones adding what the earlier lack; None if none is.
+    """The story that these JSON objects make together, the later ones adding what the earlier lack; None if none is.
 
     They are the whole call log, or its core and its detail.
     """

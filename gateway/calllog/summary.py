@@ -231,7 +231,7 @@ class Span(Struct, frozen=True):
 
     @property
     def milliseconds(self) -> float | None:
-        """How long it took, from the first field that tells; None when none does."""
+        """How long it took, by the first of its fields that says it; None when none does."""
         if self.duration_ms is not None:
             duration = self.duration_ms
         elif self.duration_ns is not None:
@@ -366,7 +366,7 @@ def transcript_json(turns: Iterable[Turn], *, max_bytes: int) -> list[dict[str, 
 def duration_between(started_at: object, ended_at: object) -> float | None:
     """Seconds from start to end, each an ISO 8601 string or a Unix number, also as text.
 
-    The size of a number tells its unit: seconds, milliseconds, microseconds or nanoseconds. None when either is missing
+    The size of a number shows its unit: seconds, milliseconds, microseconds or nanoseconds. None when either is missing
     or unreadable, when the end is before the start, and where the agent's zone, which is not known here, would decide:
     when only one time names its offset from UTC, or none does and the clocks of this machine's zone changed in between.
     """

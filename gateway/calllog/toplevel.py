@@ -103,7 +103,7 @@ def replace_by_null(text: memoryview, scratch: Scratch) -> tuple[memoryview, int
     return copy, count
 
 
-# Pieces of a document: where its values lie, as offsets, so that a process that has only mapped it can tell another.
+# Pieces of a document: where its values lie, as offsets, so that a process that has only mapped it can name them.
 #
 # What is stored of a call log is a sequence of pieces. Almost all are slices of the posted text, which is never copied;
 # the few others are bytes that were made (commas, summaries).

@@ -83,14 +83,14 @@ class Incoming:
         self.cover(reserved)
 
     def cover(self, reserved: int) -> None:
-        """So much memory is reserved from now on; with 0, what comes counts as held until it is `taken`."""
+        """From now on this much memory is reserved; with 0, what is read counts as held until it is `taken`."""
         if reserved:
             self._protocol.reserved(self._content, reserved)
         else:
             self._protocol.unreserved()
 
     def taken(self, byte_count: int) -> None:
-        """So many bytes that `next` returned are in a file now, or of no use any more."""
+        """This many of the bytes that `next` returned are in a file now, or were dropped."""
         self._protocol.taken(byte_count)
 
     async def complete(self) -> None:
@@ -189,11 +189,11 @@ class Source(Protocol):
         ...
 
     def cover(self, reserved: int) -> None:
-        """So much memory is reserved for what comes."""
+        """From now on this much memory is reserved."""
         ...
 
     def taken(self, byte_count: int) -> None:
-        """So many bytes of what came are held by nobody any more."""
+        """This many of the bytes that were read are held no longer."""
         ...
 
 
@@ -392,7 +392,7 @@ class BodyReader:
             return await self._stage(incoming, staged, file, reservation, sender_of(request))
 
     async def _receive_unknown(self, request: web.BaseRequest) -> Body:
-        """A body without a length has the memory that it comes to need, and moves on when it outgrows that."""
+        """A body without a length reserves memory as it grows, and spills to a file when there is none for more."""
         with self._budget.try_reserve_some(0) as reservation:
             await invite(request)
             return await self._collect(self._incoming(request, reservation), reservation, sender_of(request))

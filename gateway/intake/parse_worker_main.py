@@ -135,7 +135,7 @@ class Parsing:
             return Faulty(error.code, error.message, error.hint, error.position)
         except (MemoryError, Costly):
             return TooComplex()
-        except Exception:  # noqa: BLE001  # told to the gateway, which logs it
+        except Exception:  # noqa: BLE001  # the gateway logs it
             return Failed(traceback.format_exc())
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0.0)

@@ -151,7 +151,7 @@ def translate(error: Exception) -> Rejection | None:
 
 
 def final_rejection(error: Exception, message: str, **where: object) -> Rejection:
-    """What the sender of a request is told of the error that ended it. An unexpected one is logged with `message`.
+    """The answer to a request that an error ended. An unexpected error is logged with `message`.
 
     The error's tracebacks are dropped: their frames hold the body, and a frame that refers to the error in turn is
     freed by the cyclic collector alone, which runs after many posts.

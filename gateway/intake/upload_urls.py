@@ -85,7 +85,7 @@ class UploadUrlService:
         return Claim(key_hash, upload)
 
     async def find_by_s3_key(self, s3_key: str | None) -> Upload | None:
-        """The upload that a reference tells of, if it went through an address of this gateway."""
+        """The upload that a reference names, if it went through an address of this gateway."""
         return None if s3_key is None else await self._store.find_upload_by_s3_key(s3_key)
 
 
@@ -113,7 +113,7 @@ class PublicAddress:
         self._networks = tuple(ip_network(each) for each in proxies - {UNIX})
 
     def base_url(self, request: web.BaseRequest) -> str:
-        """Scheme and host, and the path of the configured URL, for what this sender is told to ask next."""
+        """What an address for this sender begins with: scheme, host, and the path of the configured URL."""
         if self._url is not None:
             return self._url
         headers = request.headers
