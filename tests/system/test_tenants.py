@@ -133,7 +133,9 @@ path = "{folder}"
         await receiver.kill()
         await receiver.start()
         assert b"2 call logs" in await receiver.command("tenants", "assign", "new", "acme", *receiver.admin)
-        assert b"1 call log that was waiting" in await receiver.command("tenants", "assign", "of-other", "other", *receiver.admin)
+        assert b"1 call log that was waiting" in await receiver.command(
+            "tenants", "assign", "of-other", "other", *receiver.admin
+        )
         await received(4)  # a whole, core and detail of a large one, and that of the known agent
         assert (await receiver.post(of("new", "c5"), headers=house)).status == 202
         await received(5)
