@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import gzip
 import json
 import mmap
@@ -234,3 +235,13 @@ async def test_a_large_body_without_room_is_told(tmp_path: Path, monkeypatch: py
         await encode(
             a_large_delivery(payloads, 300_000), payloads.frames, Encoding.ZSTD, BodyRoom(LIMIT, tmp_path / "missing")
         )
+
+
+def test_a_body_and_its_view_may_go_in_any_order() -> None:
+    """The garbage collector frees a body that is part of a cycle while there still is a view of it."""
+    buffer = spilling.SpillingBuffer(None)
+    buffer.write(b"x" * 100)
+    cycle: list[object] = [buffer, buffer.view()]
+    cycle.append(cycle)
+    del buffer, cycle
+    gc.collect()

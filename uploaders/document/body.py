@@ -74,16 +74,21 @@ class SpillingBuffer:
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
-        self._buffer: io.BytesIO | io.BufferedRandom = io.BytesIO()
+        # No BytesIO: where the garbage collector frees one before a view of it, Python 3.12.1 crashes.
+        self._memory = bytearray()
+        self._file: io.BufferedRandom | None = None
         self.size = 0
 
     def write(self, data: bytes) -> None:
         """Append `data`. Raises `OSError` when the file cannot be written."""
-        if not self.stays_in_memory(len(data)) and isinstance(self._buffer, io.BytesIO):
+        if not self.stays_in_memory(len(data)) and self._file is None:
             file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # it lives as long as its map
-            file.write(self._buffer.getbuffer())
-            self._buffer = file
-        self._buffer.write(data)
+            file.write(self._memory)
+            self._file, self._memory = file, bytearray()
+        if self._file is None:
+            self._memory += data
+        else:
+            self._file.write(data)
         self.size += len(data)
 
     def stays_in_memory(self, byte_count: int) -> bool:
@@ -92,15 +97,15 @@ class SpillingBuffer:
 
     def close(self) -> None:
         """Close the file, if there is one; views of it stay valid."""
-        if not isinstance(self._buffer, io.BytesIO):
-            self._buffer.close()
+        if self._file is not None:
+            self._file.close()
 
     def view(self) -> memoryview:
         """All of it; mapped if it is in a file, which is there for as long as somebody holds the view."""
-        if isinstance(self._buffer, io.BytesIO):
-            return self._buffer.getbuffer()
-        self._buffer.flush()
-        return memoryview(mmap.mmap(self._buffer.fileno(), self.size, access=mmap.ACCESS_READ))
+        if self._file is None:
+            return memoryview(self._memory)
+        self._file.flush()
+        return memoryview(mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_READ))
 
 
 BASE64_GROUP = 3
