@@ -50,7 +50,7 @@ class Announcer:
 
     def start(self) -> None:
         """Begin with what is in the outbox."""
-        self._tasks.spawn(self._run())
+        self._tasks.keep(self._run)
 
     async def stop(self) -> None:
         """End it, before store and spool are closed; what is claimed is announced after the next start."""

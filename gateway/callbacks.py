@@ -75,7 +75,7 @@ class CallbackScheduler:
 
     def start(self) -> None:
         """Begin with what is due."""
-        self._tasks.spawn(self._run())
+        self._tasks.keep(self._run)
 
     async def stop(self) -> None:
         """End it; what is claimed is fired after the next start."""

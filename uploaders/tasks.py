@@ -5,12 +5,15 @@ And work in threads, which ends before whoever waits for it does.
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+AGAIN_SECONDS: Final = 5.0
+"""After a defect ended what is to go on."""
 
 _log = structlog.get_logger(__name__)
 
@@ -26,6 +29,10 @@ class Tasks:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+
+    def keep(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Run what is to go on until cancelled: an error is logged as a defect, and it begins anew in a moment."""
+        self.spawn(_kept(work))
 
     async def wait(self, seconds: float) -> None:
         """Wait until all have ended, for at most `seconds`."""
@@ -44,6 +51,17 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("task_failed", error=type(error).__name__, exc_info=error)
+
+
+async def _kept(work: Callable[[], Coroutine[object, object, None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  # a defect must not end what nobody else does; it is logged
+            _log.error("task_failed", error=type(error).__name__, what_happens="it begins anew", exc_info=error)
+        else:
+            return
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -157,7 +157,7 @@ class HeartbeatWatch:
 
     def start(self) -> None:
         """Begin to look for silent agents."""
-        self._tasks.spawn(self._run())
+        self._tasks.keep(self._run)
 
     async def close(self) -> None:
         """Stop looking; calls stay in the spool for the next start."""

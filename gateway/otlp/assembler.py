@@ -160,7 +160,7 @@ class TraceAssembler:
 
     def start(self) -> None:
         """Begin to close what is to be closed."""
-        self._tasks.spawn(self._run())
+        self._tasks.keep(self._run)
 
     async def close(self) -> None:
         """Stop watching; what is open stays in the spool for the next start."""

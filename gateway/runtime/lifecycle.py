@@ -14,6 +14,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,13 +137,14 @@ class Gateway:
             self._open_audit_log()
             self._tls = tls_of(self._settings)
             async with self._systemd.kept_informed(self._one_line), self._admin_listener():
-                watching = asyncio.create_task(self._reload_on_change())
+                watching = Tasks()
+                watching.keep(self._reload_on_change)
                 try:
                     listening_socket: socket.socket | None = None
                     while self._owes_shutdown or not self._told_to_stop.is_set():
                         listening_socket = await self._run_once(listening_socket)
                 finally:
-                    watching.cancel()
+                    await watching.cancel()
         except _UNUSABLE as error:
             _log.error("cannot_run", reason=str(error))
             return 1
@@ -209,8 +211,8 @@ class Gateway:
         self._systemd.ready()
         await self._recorder.open(self._settings.spool.dir.absolute())
         beside = Tasks()
-        beside.spawn(summarize_forever(app.spool.stats, lambda: app.spool.maintenance_failure))
-        beside.spawn(self._recorder.run(app.spool.stats, app.destinations))
+        beside.keep(partial(summarize_forever, app.spool.stats, lambda: app.spool.maintenance_failure))
+        beside.keep(partial(self._recorder.run, app.spool.stats, app.destinations))
         try:
             corruption = app.spool.directory.corruption
             what = await _first(self._told_to_stop.wait(), corruption.wait(), self._told_to_reload.wait())

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -24,6 +25,7 @@ from gateway.runtime.destinations import is_store, route_of
 from gateway.runtime.options import listen_options, tls_files
 from gateway.tls import CertificateUnusable, ServerTls
 from spool.records import Form
+from uploaders.tasks import Tasks
 
 CERTIFICATE_SECONDS = 1.0
 """How often to look for renewed certificates: a few `stat` calls."""
@@ -65,11 +67,12 @@ async def certificates_followed(
 
     `listening` gives what listens now, by section.
     """
-    following = asyncio.create_task(_follow(tls, listening))
+    following = Tasks()
+    following.keep(partial(_follow, tls, listening))
     try:
         yield
     finally:
-        following.cancel()
+        await following.cancel()
 
 
 async def _follow(tls: Mapping[str, ServerTls], listening: Callable[[], Mapping[str, Listener | IntakeServer]]) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -288,7 +289,7 @@ class PipelineWorker:
             await store.open()
             self._pipeline.start()
             if self._is_fed_by_the_outbox():
-                feeding.spawn(self._feed(store, self._pipeline, owner))
+                feeding.keep(partial(self._feed, store, self._pipeline, owner))
             _log.info("working", pipeline=self._destination.target, store=chosen.target, owner=owner)
             self._systemd.ready()
             await self._told_to_stop.wait()

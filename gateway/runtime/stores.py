@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -125,7 +126,7 @@ class CallStores:
         if self._announcer is not None:
             self._announcer.start()
         for name, store in self._stores.items():
-            self._sweepers.spawn(self._sweep(name, store))
+            self._sweepers.keep(partial(self._sweep, name, store))
 
     async def stop(self) -> None:
         """End it, before the stores are closed."""

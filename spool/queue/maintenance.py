@@ -11,7 +11,7 @@ from spool.db.connection import PAGE_SIZE
 from spool.db.sql import Row
 from spool.db.transaction import Operation, Result, Transaction
 from spool.db.writer import Writer
-from spool.errors import CorruptDatabase, SpoolError
+from spool.errors import CorruptDatabase
 from spool.ownership import CorruptionLatch
 from spool.queue.live import LOST_KEEP, LiveCalls, purge_live
 from spool.queue.ordering import unblock_stuck
@@ -298,7 +298,7 @@ class Scrub:
             except CorruptDatabase as error:
                 self._corruption.report(str(error))
                 return
-            except SpoolError as error:
+            except Exception as error:  # noqa: BLE001  # also where no thread starts; shown, and tried again
                 self.failure = f"the background check failed: {error}"
                 next_round = loop.time() + SCRUB_AGAIN_SECONDS
             else:

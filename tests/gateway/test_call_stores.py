@@ -11,6 +11,7 @@ from gateway.runtime import stores
 from gateway.runtime.stores import SWEEP_LIMIT, CallsKept, CallStores
 from tests.stores.calls import RULE, part_of
 from tests.stores.engines import SqliteEngine
+from uploaders import tasks
 from uploaders.stores.parts import PartKind
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.routing import Routing
@@ -108,10 +109,12 @@ async def test_a_backlog_is_swept_without_a_pause() -> None:
     assert heard.swept == [full, full, Swept(timed_out=1)]
 
 
-async def test_sweeping_outlives_a_database_in_trouble() -> None:
-    """A sweep that fails is made again later."""
+@pytest.mark.parametrize("failure", [StoreUnavailable("down"), ZeroDivisionError("a defect")])
+async def test_sweeping_outlives_a_database_in_trouble(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that fails is made again later, whatever it raised."""
+    monkeypatch.setattr(tasks, "AGAIN_SECONDS", 0.01)
     heard = Heard(bool)
-    sweeping = call_stores({"db": Told(sweeps=[StoreUnavailable("down"), Swept(orphans=1)])}, 0.01, heard)
+    sweeping = call_stores({"db": Told(sweeps=[failure, Swept(orphans=1)])}, 0.01, heard)
     sweeping.start()
     await asyncio.wait_for(heard.done.wait(), 30)
     await sweeping.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,34 @@ async def test_a_background_check_that_fails_is_made_again(tmp_path: Path, monke
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_background_check_outlives_a_system_without_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no thread starts, as at a limit of processes, it is made again: it finds damage later."""
+    monkeypatch.setattr(maintenance, "SCRUB_AGAIN_SECONDS", 0.01)
+    async with opened(tmp_path):
+        pass
+    overwrite_page(tmp_path / DATABASE_NAME, page_of(tmp_path, "uploads"))
+    latch = CorruptionLatch(asyncio.get_running_loop())
+    scrub = Scrub(tmp_path / DATABASE_NAME, latch)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        running = asyncio.create_task(scrub.run())
+        try:
+            async with asyncio.timeout(10):
+                while scrub.failure is None:  # noqa: ASYNC110  # the check has no event for this
+                    await asyncio.sleep(0.005)
+            limited.undo()
+            assert "malformed" in await asyncio.wait_for(latch.wait(), 30)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_file_that_is_no_database_makes_way(tmp_path: Path) -> None:

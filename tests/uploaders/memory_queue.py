@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from spool.errors import SpoolError
 from spool.records import (
     Accepted,
     BreakerSnapshot,
@@ -104,7 +103,7 @@ class MemoryQueue:
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self.entries: dict[DeliveryKey, Entry] = {}
-        self.failing: SpoolError | None = None
+        self.failing: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.due_gate = asyncio.Event()

@@ -85,11 +85,12 @@ async def test_an_uploader_that_raises_kills_nothing(error: BaseException, capsy
     assert "secret" not in told
 
 
-async def test_a_spool_that_cannot_settle_causes_no_second_delivery() -> None:
-    """While the spool refuses to settle, the delivery stays claimed; it is settled when the spool works again."""
+@pytest.mark.parametrize("failure", [SpoolUnavailable("disk"), ZeroDivisionError("a defect")])
+async def test_a_spool_that_cannot_settle_causes_no_second_delivery(failure: Exception) -> None:
+    """While the spool fails to settle, the delivery stays claimed; it is settled when the spool works again."""
     async with a_stage() as stage:
         await stage.post_all("a")
-        stage.queue.failing = SpoolUnavailable("disk")
+        stage.queue.failing = failure
         accepted = await stage.queue.accept(a_post("b"))
         stage.dispatcher.offer(accepted.ready)
         await turns()
@@ -116,12 +117,13 @@ async def test_a_failing_spool_bounds_what_may_be_sent_twice() -> None:
         assert len(stage.uploader.given) == MOST_UNSETTLED + 100
 
 
-async def test_a_spool_that_cannot_be_asked_is_asked_again() -> None:
-    """A backlog is found even if the spool refuses to name it at first."""
+@pytest.mark.parametrize("failure", [SpoolUnavailable("disk"), ZeroDivisionError("a defect")])
+async def test_a_spool_that_cannot_be_asked_is_asked_again(failure: Exception) -> None:
+    """A backlog is found even if the spool fails to name it at first."""
     time = FakeTime()
     queue = MemoryQueue(time.clock)
     await queue.accept(a_post("a"))
-    queue.failing = SpoolUnavailable("disk")
+    queue.failing = failure
     async with a_stage(queue=queue, time=time) as stage:
         queue.failing = None
         await time.advance(1)

@@ -73,9 +73,10 @@ class Timing:
 
 
 async def retry_until_answered(timing: Timing, call: Callable[[], Awaitable[T]], what: str) -> T:
-    """Repeat a call to the spool with back-off for as long as it raises `SpoolError`; return its result.
+    """Repeat a call to the spool with back-off for as long as it fails; return its result.
 
-    `what` names the call in the log, once when it fails and once when it works again.
+    `what` names the call in the log, once when it fails and once when it works again. What a defect raises is no
+    reason to give up either: the delivery would stay claimed, and its lane have one place less, until a restart.
     """
     failures = 0
     while True:
@@ -84,6 +85,9 @@ async def retry_until_answered(timing: Timing, call: Callable[[], Awaitable[T]],
         except SpoolError as error:
             if failures == 0:
                 log.error("spool_refuses", what=what, error=type(error).__name__, message=str(error))
+        except Exception as error:  # see above; it is logged
+            if failures == 0:
+                log.error("spool_call_failed", what=what, error=type(error).__name__, exc_info=error)
         else:
             if failures:
                 log.warning("spool_answers_again", what=what, failures=failures)

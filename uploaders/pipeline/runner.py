@@ -182,7 +182,7 @@ class PipelineRunner:
 
     def start(self) -> None:
         """Begin with what is in the queue."""
-        self._main.spawn(self._run())
+        self._main.keep(self._run)
 
     async def stop(self, grace: float) -> None:
         """Wait up to `grace` seconds for the calls under way, whose answers are paid for; the others stay queued."""
