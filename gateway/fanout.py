@@ -103,14 +103,19 @@ class TenantPlans:
 
     def _plans_of(self, tenant: str) -> dict[tuple[StoredAs, str], tuple[NewDelivery, ...]]:
         own = self._tenants.own_destinations
-        if tenant == UNASSIGNED:
-            return {
-                key: tuple([replace(one, held=one.destination in own) for one in owed])
-                for key, owed in delivery_plans(self._destinations).items()
-            }
         known = self._tenants.tenants.get(tenant)
         mine = known.destinations if known else frozenset()
-        return delivery_plans([each for each in self._destinations if each.name not in own or each.name in mine])
+        destinations = [each for each in self._destinations if each.name not in own or each.name in mine]
+        if tenant != UNASSIGNED:
+            return delivery_plans(destinations)
+        # What is sent at once waits for nothing that is held, which may be given up: it is as of any other tenant.
+        return {
+            (stored_as, event): (
+                *plan([route for route in destinations if route.gets(event)], stored_as),
+                *[replace(one, held=True) for one in owed if one.destination in own],
+            )
+            for (stored_as, event), owed in delivery_plans(self._destinations).items()
+        }
 
 
 def plan(destinations: Sequence[DestinationRoute], stored_as: StoredAs) -> tuple[NewDelivery, ...]:

@@ -78,6 +78,11 @@ class TenantTable:
                 return name
         return next((name for pattern, name in self._patterns if pattern.match(agent_id)), None)
 
+    def owners_of(self, destination: str) -> frozenset[str] | None:
+        """The tenants whose own it is, which alone it gets call logs of; None: it gets everybody's."""
+        owners = frozenset(each.name for each in self.tenants.values() if destination in each.destinations)
+        return owners or None
+
     def assign(self, agents: Iterable[tuple[str, str]]) -> None:
         """Note agents that an operator has assigned to tenants, perhaps anew; what the configuration says wins."""
         self._assigned.update((agent_id, name) for agent_id, name in agents if name in self.tenants)

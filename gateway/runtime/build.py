@@ -61,6 +61,7 @@ from spool.store import Spool
 from uploaders.base import DestinationStatus
 from uploaders.dispatch.destination import unchanged
 from uploaders.dispatch.dispatcher import DestinationPlan, Dispatcher
+from uploaders.dispatch.policy import FallbackStep
 from uploaders.recordings import RecordingStore
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def _outboxes(whispey: WhispeySettings, parts: IntakeParts) -> OutboxWatch:
 def _plans(
     destinations: Sequence[Destination],
     context: UploaderContext,
+    tenants: TenantTable | None,
     weights: dict[str | None, int],
     throttle: DrainThrottle,
 ) -> dict[str, DestinationPlan]:
@@ -207,13 +209,18 @@ def _plans(
             policy=options.retry_policy(destination.retry),
             concurrency=options.concurrency(destination.concurrency),
             shared_token=destination.replaces_token,
-            when_too_large=fallbacks(destination, destinations),
+            when_too_large=tuple([_of_owners(step, tenants) for step in fallbacks(destination, destinations)]),
             type=destination.type,
             tenants=weights,
             details_at_once=throttle.details_at_once,
         )
         for destination in destinations
     }
+
+
+def _of_owners(step: FallbackStep, tenants: TenantTable | None) -> FallbackStep:
+    """The fallback for those alone whose own the destination is."""
+    return step if tenants is None else replace(step, tenants=tenants.owners_of(step.to[0].destination))
 
 
 def _subscribers(destinations: Sequence[Destination], event: str) -> list[DestinationRoute]:
@@ -262,7 +269,7 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     completion = options.completion_rule(settings.completion)
     announces = announcing_store(destinations)
     context = UploaderContext(spool, scratch, metrics, system_clock, throttle, completion, announces)
-    plans = _plans(destinations, context, weights, throttle)
+    plans = _plans(destinations, context, tenants, weights, throttle)
     spool.evictor.evicted = observers.details_given_up
 
     # The ways in.

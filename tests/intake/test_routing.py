@@ -238,3 +238,13 @@ def test_a_tenants_own_destination_gets_nobody_elses_call_logs() -> None:
     assert who("acme") == [("endpoint", False), ("bucket", False)]
     assert who("other") == who("one that was removed") == [("endpoint", False)]
     assert who(UNASSIGNED) == [("endpoint", False), ("bucket", True)]
+
+
+def test_what_goes_out_at_once_waits_for_no_tenants_own_bucket() -> None:
+    """What is held there may be given up once it is known whose call it is: a notice of it would tell of nothing, and
+    the endpoint would never get the detail."""
+    table = TenantTable([Tenant("acme", destinations=frozenset({"bucket"})), Tenant("other")])
+    plans = TenantPlans([ENDPOINT, BUCKET], table)
+    of_other, of_nobody = (plans.of(tenant)[StoredAs.TWO_PHASE, ANY_OTHER] for tenant in ("other", UNASSIGNED))
+    assert of_nobody == (*of_other, to("bucket", Form.DETAIL, Lane.DETAIL, ordered=False, held=True))
+    assert of_other == (to("endpoint", Form.CORE, Lane.CORE), to("endpoint", Form.DETAIL, Lane.DETAIL))

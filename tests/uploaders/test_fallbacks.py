@@ -1,5 +1,8 @@
 """Where what is refused as too large goes on: the decision, and the dispatcher that acts on it."""
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from spool.records import DeadLetter, Form, Fragment, Lane, NewDelivery, Redirect
@@ -53,6 +56,16 @@ def test_a_record_in_one_piece_can_only_be_uploaded(
 ) -> None:
     """It has no detail that could be reduced or become an object."""
     assert next_fallback(fallbacks, a_delivery(SINGLE, Form.WHOLE, lane=lane)) is expected
+
+
+@pytest.mark.parametrize(("tenant", "expected"), [("acme", BUCKET), ("other", REDUCED), ("unassigned", REDUCED)])
+def test_a_tenants_own_bucket_is_a_fallback_of_its_own_call_logs(tenant: str, expected: FallbackStep) -> None:
+    """The detail of another's goes to the step behind it."""
+    fallbacks = (replace(BUCKET, tenants=frozenset({"acme"})), replace(REDUCED, tenants=None))
+    delivery = a_delivery(msgspec.structs.replace(TWO_PHASE, tenant=tenant), Form.DETAIL)
+    step = next_fallback(fallbacks, delivery)
+    assert step is not None
+    assert step.to == expected.to
 
 
 @pytest.mark.parametrize(("step", "keep"), [(UPLOAD, False), (BUCKET, False), (REDUCED, True)])

@@ -174,6 +174,13 @@ class FallbackStep:
     """Whether the refused delivery stays as a dead letter, because the fallback carries less than it."""
     of_details: bool
     """Whether it is made of a record's detail, which a record in one piece has not."""
+    tenants: frozenset[str] | None = None
+    """Whose call logs it is for: its bucket is their own; None: everybody's."""
+
+    def is_for(self, record: records.Record) -> bool:
+        """Whether it can be made of this record, and may go where it leads."""
+        has_detail = Fragment.REST in record.fragments
+        return (has_detail or not self.of_details) and (self.tenants is None or record.tenant in self.tenants)
 
 
 def upload(destination: str, *, referenced: bool = False) -> FallbackStep:
@@ -199,9 +206,8 @@ def next_fallback(fallbacks: tuple[FallbackStep, ...], delivery: Delivery) -> Fa
     """The fallback after the one that this delivery came by; None when there is none for it."""
     if delivery.form not in FORMS_WITH_DETAIL:
         return None
-    has_detail = Fragment.REST in delivery.record.fragments
     standing = next((at for at, step in enumerate(fallbacks) if _stands_on(step, delivery)), -1)
-    return next((step for step in fallbacks[standing + 1 :] if has_detail or not step.of_details), None)
+    return next((step for step in fallbacks[standing + 1 :] if step.is_for(delivery.record)), None)
 
 
 def settle_too_large(fallbacks: tuple[FallbackStep, ...], delivery: Delivery, reason: str) -> Redirect | DeadLetter:
