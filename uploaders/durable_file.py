@@ -64,7 +64,7 @@ class DurableFile:
     @property
     def directories(self) -> list[Path]:
         """The directories up to the root, the deepest first."""
-        return [directory for directory in self._path.parents if directory.is_relative_to(self._root)]
+        return directories_of(self._root, self._path)
 
     def discard(self) -> None:
         """Remove what is not committed; without effect on what is."""
@@ -94,6 +94,20 @@ def commit_all(files: Sequence[DurableFile]) -> None:
     shared = {directory for file in files for directory in file.directories}
     for directory in sorted(shared, key=lambda path: len(path.parts), reverse=True):
         sync_directory(directory)
+
+
+def is_kept(root: Path, path: Path) -> bool:
+    """Whether the file is there under a durable name: who gave it that may have been killed. Raises `OSError`."""
+    if not path.is_file():
+        return False
+    for directory in directories_of(root, path):
+        sync_directory(directory)
+    return True
+
+
+def directories_of(root: Path, path: Path) -> list[Path]:
+    """Those of a file up to the root, the deepest first."""
+    return [directory for directory in path.parents if directory.is_relative_to(root)]
 
 
 def _open_below(root: Path, path: Path) -> int:

@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import ParamSpec, Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from uploaders.base import OF_NOBODY, CallToErase, Erased, RetryLater, Scope
-from uploaders.durable_file import DurableFile, remove_files, safe_name
+from uploaders.durable_file import DurableFile, is_kept, remove_files, safe_name
 from uploaders.tasks import in_thread
 
 Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 RecordingOwners = Mapping[str, str]
@@ -63,7 +64,7 @@ class DirectoryRecordings:
     async def find(self, name: str) -> str | None:
         """See `RecordingStore`."""
         path = self._directory / name
-        return path.as_uri() if await asyncio.to_thread(path.is_file) else None
+        return path.as_uri() if await _written(is_kept, self._directory, path) else None
 
     async def put(self, name: str, content_type: str, chunks: AsyncIterator[bytes]) -> str:  # noqa: ARG002  # a file has none
         """See `RecordingStore`."""
@@ -141,10 +142,10 @@ class RecordingsBySource:
 
 
 async def _written(
-    function: Callable[Parameters, None], *arguments: Parameters.args, **keywords: Parameters.kwargs
-) -> None:
+    function: Callable[Parameters, Result], *arguments: Parameters.args, **keywords: Parameters.kwargs
+) -> Result:
     try:
-        await in_thread(function, *arguments, **keywords)
+        return await in_thread(function, *arguments, **keywords)
     except OSError as error:
         reason = f"the recording cannot be written: {error.strerror or error}"
         raise NotKept(RetryLater(reason, Scope.DESTINATION)) from error

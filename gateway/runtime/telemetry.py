@@ -129,8 +129,11 @@ def _reporting(exporter: "SpanExporter", report: Callable[..., None]) -> "SpanEx
 
         def export(self, spans: "Sequence[ReadableSpan]") -> SpanExportResult:
             """Send a batch."""
-            result = exporter.export(spans)
-            report(len(spans), sent=result is SpanExportResult.SUCCESS)
+            result = SpanExportResult.FAILURE
+            try:
+                result = exporter.export(spans)
+            finally:  # older exporters raise what the network does
+                report(len(spans), sent=result is SpanExportResult.SUCCESS)
             return result
 
         def shutdown(self) -> None:

@@ -1,10 +1,15 @@
 """Spans without a collector: which parent decides what, what ends a delivery's span, and what is never in one."""
 
+import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from opentelemetry.exporter.otlp.proto.http import trace_exporter
 
+from gateway.runtime import telemetry
+from gateway.runtime.telemetry import SpanSender
 from gateway.telemetry import Context, Kind, Span, Spans, current_post, sampled, trace_context
 from spool.records import Delivery, Form, Fragment, Lane, Record, StoredFragment
 
@@ -124,3 +129,28 @@ def test_a_context_from_a_broker_is_checked(parent: str, kept: str | None) -> No
     assert trace_context(parent, " a=1 ") == kept
     if kept is not None:
         assert sampled(kept) == (0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7, "a=1")
+
+
+async def test_a_batch_that_an_exporter_raises_over_makes_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As older ones do while no collector answers: it has failed, and the queue is no fuller for it."""
+    exported: Counter[str] = Counter()
+    heard = asyncio.Event()
+
+    class Heard:
+        def spans_exported(self, result: str, count: int) -> None:
+            exported[result] += count
+            if exported["failed"] == 2:
+                heard.set()
+
+    def refuse(*_: object) -> None:
+        raise ConnectionError("no collector")
+
+    monkeypatch.setattr(trace_exporter.OTLPSpanExporter, "export", refuse)
+    monkeypatch.setattr(telemetry, "QUEUE", 2)
+    monkeypatch.setattr(telemetry, "BATCH", 1)
+    sender = SpanSender("http://127.0.0.1:9/v1/traces", 1.0, "a", Heard(), None)
+    for _ in range(2):
+        sender.spans.batch("write batch", [], 0, 1, failed=False)
+    await sender.close()
+    await asyncio.wait_for(heard.wait(), 30)
+    assert exported["dropped"] == 0

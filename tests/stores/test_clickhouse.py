@@ -14,6 +14,7 @@ from tests.stores.engines import ClickHouseEngine
 from uploaders.stores.completion import CallState
 from uploaders.stores.parts import PartKind
 from uploaders.stores.store import (
+    OWNER_SILENT_MILLISECONDS,
     CallPath,
     CallQuery,
     PartRefused,
@@ -236,3 +237,17 @@ async def test_complete_calls_are_announced(engine: ClickHouseEngine) -> None:
     assert engine.rows("select count() from completions") == [(0,)]
     await silent.close()
     await store.close()
+
+
+async def test_what_another_receiver_took_over_is_not_remembered(engine: ClickHouseEngine) -> None:
+    """Of calls that were claimed, only those of the last claim are kept in memory."""
+    one, other = engine.store(announces=True), engine.store(announces=True)
+    await one.write([part_of(PartKind.CALL, "a")])
+    assert await one.claim_completions("one", 10) == [("", "a")]
+    engine.advance(OWNER_SILENT_MILLISECONDS)
+    assert await other.claim_completions("other", 10) == [("", "a")]
+    await other.forget_completions([("", "a")])
+    assert await one.claim_completions("one", 10) == []
+    assert not one._claimed
+    await one.close()
+    await other.close()

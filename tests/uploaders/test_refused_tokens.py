@@ -10,7 +10,7 @@ from tests.uploaders.dispatcher_stage import Answer, Stage, a_stage, only, secon
 from tests.uploaders.fake_time import FakeTime, turns
 from tests.uploaders.memory_queue import MemoryQueue, a_post
 from uploaders.base import Delivered, Outcome, Refused, RetryLater, Scope
-from uploaders.dispatch.circuit_breaker import CredentialBreaker
+from uploaders.dispatch.circuit_breaker import MOST_UNNEEDED, CredentialBreaker
 from uploaders.dispatch.policy import RetryPolicy
 
 TOKEN_REFUSED = Refused("HTTP 401: no such key", Scope.CREDENTIAL)
@@ -247,3 +247,12 @@ async def test_a_pause_that_ends_during_a_release_is_not_revived() -> None:
     pauses.released(7, (other,))
     assert pauses.hold_reason(other, 0) is None
     assert pauses.next_probe_at is None
+
+
+def test_tokens_that_nothing_needs_are_forgotten_in_the_end() -> None:
+    """A sender that invents a token for each post does not fill the memory: the newest ones are remembered."""
+    pauses = CredentialBreaker(RetryPolicy())
+    for token_id in range(3 * MOST_UNNEEDED):
+        pauses.resume(token_id, 0)
+        pauses.released(token_id, ())
+    assert list(pauses._pauses) == list(range(2 * MOST_UNNEEDED, 3 * MOST_UNNEEDED))

@@ -1,6 +1,7 @@
 """Which recording an address means, and what counts as one."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 
 from gateway.webhooks.recordings import can_be_copied, identity_of
 from spool.records import Record
+from uploaders import durable_file
 from uploaders.base import CallToErase
 from uploaders.durable_file import DurableFile
 from uploaders.recordings import DirectoryRecordings, NotKept, RecordingsBySource
@@ -112,3 +114,26 @@ async def test_cancelling_waits_for_the_thread_that_opens_the_file(
 
 async def sound() -> AsyncIterator[bytes]:
     yield b"sound"
+
+
+async def test_a_name_that_is_not_durable_yet_is_made_so_before_it_is_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may be killed, or its disk fail, between the name of a recording and the flush of its directory: the
+    next delivery finds the file, and must not call it kept while a power cut can take it away."""
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def audio() -> AsyncIterator[bytes]:
+        yield b"RIFF"
+
+    store, name = DirectoryRecordings(tmp_path), "2026-01-01/source/call/audio.wav"
+    with monkeypatch.context() as broken:
+        broken.setattr(durable_file, "sync_directory", fail)
+        with pytest.raises(NotKept):
+            await store.put(name, "audio/wav", audio())
+        assert (tmp_path / name).read_bytes() == b"RIFF"
+        with pytest.raises(NotKept):
+            await store.find(name)
+    assert await store.find(name) == (tmp_path / name).as_uri()

@@ -279,6 +279,10 @@ class _Pause:
     probe: DeliveryKey | None = None
 
 
+MOST_UNNEEDED = 100
+"""Refused tokens that are remembered although no delivery needs them: whoever posts may invent any number."""
+
+
 class CredentialBreaker:
     """The refused tokens of one destination; None stands for deliveries without a token."""
 
@@ -358,6 +362,9 @@ class CredentialBreaker:
         if freed:
             return False
         pause.retry_at = None
+        idle = [each for each, one in self._pauses.items() if one.retry_at is None and one.probe is None]
+        if len(idle) > MOST_UNNEEDED:
+            del self._pauses[idle[0]]
         return True
 
     def attempt_ended(self, delivery: Delivery, outcome: Outcome, now: int) -> bool | None:

@@ -197,7 +197,8 @@ class ClickHouseStore:
             claimed = await self._server.rows(sql.CLAIMED, {**_named(keys), "owner": owner})
             mine = {(project, call_id) for project, call_id in claimed}
             keys = [key for key in keys if key in mine]
-        self._claimed |= {(project, call_id): at for project, call_id, at, *_ in found}
+        # Only of the last ones: what another one was given meanwhile is never forgotten here.
+        self._claimed = {(project, call_id): at for project, call_id, at, *_ in found}
         return keys
 
     async def forget_completions(self, calls: Sequence[CallKey]) -> None:
