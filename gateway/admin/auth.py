@@ -132,7 +132,7 @@ class GuessLimit:
         return self._free_at.get(sender, 0.0) - now <= (self._burst - 1) * self._seconds
 
     def failed(self, address: str) -> None:
-        """This address tried a wrong one; not noted of an unknown one while so many are."""
+        """Count a wrong token of this address. While `MOST` addresses are remembered, no other one is added."""
         now, sender = self._clock(), _sender(address)
         if sender in self._free_at or len(self._free_at) < self.MOST:
             self._free_at[sender] = max(now, self._free_at.get(sender, now)) + self._seconds

@@ -202,7 +202,7 @@ Backlog = Mapping[tuple[str, Lane], int]
 
 
 def backlog_of(stats: SpoolStats) -> Backlog:
-    """A notice waits for its object, and says nothing about the cores."""
+    """What waits now, without notices: they wait for their objects, and say nothing about the cores."""
     return {
         (name, lane): counts.queued - (counts.waiting if lane is Lane.CORE else 0)
         for (name, lane), counts in stats.lanes.items()

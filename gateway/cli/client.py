@@ -411,7 +411,7 @@ def _sendable(token: str | None, where: str) -> str | None:
     """The token; ends the command where no header can carry it."""
     if token is None or fits_a_header(token):
         return token
-    complain(f"The token of the {where} is none: a token has visible ASCII characters only.")
+    complain(f"The token of the {where} cannot be sent: a token has visible ASCII characters only.")
     raise SystemExit(Exit.USAGE)
 
 

@@ -87,7 +87,7 @@ def test_a_token_that_is_none_is_refused(server: Server, tmp_path: Path) -> None
     post = ("post", str(tmp_path / "a.json"), "--intake", "127.0.0.1:9")
     for command, name in ((post, "INTAKE"), (("dead", "list", "--admin", server.serve(web.Application())), "ADMIN")):
         result = CliRunner().invoke(main, command, env={f"CALLSPOOL_{name}_TOKEN": "ключ"})
-        said = f"The token of the {'intake' if name == 'INTAKE' else 'admin listener'} is none"
+        said = f"The token of the {'intake' if name == 'INTAKE' else 'admin listener'} cannot be sent"
         assert (result.exit_code, said in result.stderr, "ключ" in result.output) == (Exit.USAGE, True, False)
 
 

@@ -201,7 +201,7 @@ def test_bytes_that_are_no_text_are_no_signature(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "body"),
-    [("twilio", b"a=" + b"x" * (1 << 26)), ("twilio", b"a&" * 500_000), ("telnyx", b"x" * (1 << 26))],
+    [("twilio", b"a=" + b"x" * (8 << 20)), ("twilio", b"a&" * 500_000), ("telnyx", b"x" * (8 << 20))],
     ids=["a long field", "many fields", "many bytes"],
 )
 def test_a_body_of_any_size_is_refused_in_little_memory(name: str, body: bytes) -> None:
