@@ -309,6 +309,10 @@ def _answer(
             if stopped is None:
                 raise
             address, connection = stopped, connect(stopped, "admin", _TIMEOUT_SECONDS)
+        if method != "GET" and isinstance(connection, http.client.HTTPSConnection):
+            # With TLS 1.3 the first answer shows whether the gateway accepts this client's certificate.
+            connection.request("GET", "/healthz")
+            connection.getresponse().read()
         sent = method != "GET"
         connection.request(method, target, body=body, headers={**_credentials(address), **(headers or {})})
         response = connection.getresponse()
