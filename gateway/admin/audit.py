@@ -153,6 +153,10 @@ async def audited(
         raise
     finally:
         facts: dict[str, Any] = request.get(_FACTS, {})
-        result = {"outcome": facts.pop("outcome", outcome), "status": response and response.status, "code": response and response.get(CODE)}
+        result = {
+            "outcome": facts.pop("outcome", outcome),
+            "status": response and response.status,
+            "code": response and response.get(CODE),
+        }
         entry = {"action": action, **who, "request": f"{request.method} {request.path_qs[:_LONGEST_PATH]}"}
         log.record({name: value for name, value in {**entry, **facts, **result}.items() if value is not None})
