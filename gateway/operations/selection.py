@@ -130,3 +130,9 @@ class Accepts:
     forms: frozenset[Form]
     ordered: bool
     """Whether it gets those of a call one after the other."""
+    tenants: frozenset[str] | None = None
+    """Whose call logs it gets, where it is the own one of tenants; None: everybody's."""
+
+    def of(self, tenant: str | None) -> bool:
+        """Whether it gets this tenant's call logs."""
+        return self.tenants is None or tenant in self.tenants

@@ -176,9 +176,10 @@ class DeliveryAdmin:
                 along += sum(one.delivery.form in FORMS_AFTER_CORE for one in others) if cores else 0
                 continue
             to = request.to or ""
-            leaving = {one.delivery.form for one in (*of_record, *others)}
+            leaving, theirs = {one.delivery.form for one in (*of_record, *others)}, self._destinations[to]
             there = {one.delivery.form for one in siblings.found if one.delivery.destination == to}
-            if to == destination or not leaving <= self._destinations[to].forms or leaving & there:
+            of_others = not theirs.of(of_record[0].record.tenant)
+            if to == destination or of_others or not leaving <= theirs.forms or leaving & there:
                 left_out += len(of_record)
             else:
                 along += len(others)
@@ -246,6 +247,7 @@ class DeliveryAdmin:
     async def _reroute(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> AdminResult:
         to = request.to or ""
         accepts = self._destinations[to]
+        found = tuple([one for one in found if accepts.of(one.record.tenant)])
         return await self._orders.reroute(_keys(found), to, forms=accepts.forms, ordered=accepts.ordered)
 
     async def _replace_token(self, found: tuple[OpenDelivery, ...], request: OrderRequest) -> AdminResult:

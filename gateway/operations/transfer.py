@@ -19,6 +19,7 @@ from gateway.intake.routes import gateways_in, via_text
 from gateway.intake.staging import Staged, StagedFile, StagingArea
 from gateway.operations.schemas import Document, ImportHeader, ImportResult
 from gateway.operations.selection import Accepts, BadSelection
+from gateway.tenants import UNASSIGNED
 from spool.errors import CorruptPayload
 from spool.payload.frames import decode, decode_stream, encode
 from spool.records import DETAIL_FORMS, Buffer, Delivery, Form, Fragment, Lane, NewDelivery, NewRecord
@@ -69,6 +70,9 @@ class DeadLetterImporter:
         """
         owner = self._rules.owner_of_imported(header.tenant, header.agent_id, header.key)
         forms = self._forms(header)
+        if not self._destinations[header.to].of(owner.tenant) and owner.tenant != UNASSIGNED:
+            whose = owner.tenant or "nobody"
+            raise BadSelection(f"{header.to} is the own destination of another tenant: the call log is that of {whose}")
         staged = self._staging.begin()
         try:
             documents, digests = [], []
@@ -142,7 +146,7 @@ class DeadLetterImporter:
         fragments: Mapping[Fragment, Sequence[Buffer]],
         digest: bytes,
     ) -> NewRecord:
-        ordered = self._destinations[header.to].ordered
+        to = self._destinations[header.to]
         return NewRecord(
             call_id=header.call_id,
             agent_id=header.agent_id,
@@ -153,7 +157,7 @@ class DeadLetterImporter:
             token=self._rules.key_for(owner.tenant, header.key),
             fragments=fragments,
             deliveries=tuple(
-                NewDelivery(header.to, form, _lane(form, len(document)), ordered)
+                NewDelivery(header.to, form, _lane(form, len(document)), to.ordered, held=not to.of(owner.tenant))
                 for form, document in zip(forms, documents, strict=True)
             ),
             origin=header.record_id,

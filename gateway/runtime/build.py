@@ -290,7 +290,8 @@ async def _wire(settings: Settings, observers: Observers, spool: Spool, sender: 
     call_stores = _call_stores(settings, context, parts)
     pipeline, callbacks = _pipeline(settings, context, parts)
     call_stores.pipeline = pipeline
-    accepted = {destination.name: accepts(destination) for destination in destinations}
+    owners = {} if tenants is None else {each.name: tenants.owners_of(each.name) for each in destinations}
+    accepted = {each.name: replace(accepts(each), tenants=owners.get(each.name)) for each in destinations}
     delivery_admin = DeliveryAdmin(spool, parts.staging, dispatcher, accepted, system_clock, parts.acceptor)
     erasers = {name: plan.uploader for name, plan in plans.items()} | recordings.erasers
     kept_in_stores = {REFERENCES_NAME, *(each.name for each in destinations if isinstance(each, PipelineDestination))}

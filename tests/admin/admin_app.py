@@ -301,10 +301,12 @@ AnyAdmin = TypeVar("AnyAdmin", bound="SpoolAdmin")
 Client = TestClient[web.Request, web.Application]
 
 OTHER = "other"
+OF_ACME = "of-acme"
 TAKES = {
     ENDPOINT: Accepts(frozenset(Form), ordered=True),
     OTHER: Accepts(frozenset(Form) - {Form.NOTICE}, ordered=True),
     BUCKET: Accepts(frozenset({Form.WHOLE, Form.CORE, Form.DETAIL}), ordered=False),
+    OF_ACME: Accepts(frozenset(Form), ordered=True, tenants=frozenset({"acme"})),
 }
 
 

@@ -243,6 +243,19 @@ async def test_what_is_queued_or_dead_is_rerouted(admin: AskedSpoolAdmin) -> Non
     assert [one["destination"] for one in (await admin.list(state="queued"))["deliveries"]] == ["other"] * 3
 
 
+async def test_a_tenants_own_destination_is_given_nobody_elses_call_logs(admin: AskedSpoolAdmin) -> None:
+    """An order passes them over, and says so before; so does the evacuation of a volume."""
+    for tenant in ("acme", "other", "unassigned", None):
+        await admin.spool.accept(a_record(f"of-{tenant}", tenant=tenant))
+    outlook = await admin.order("reroute", to="of-acme", dry_run=True)
+    assert (outlook["matched"], outlook["left_out"]) == (4, 3)
+    step = await admin.order("reroute", to="of-acme")
+    assert (step["matched"], step["done"]) == (4, 1)
+    assert await admin.delivery_admin.move_all("of-acme") == 0
+    there = (await admin.list(state="queued", destination="of-acme"))["deliveries"]
+    assert [one["call_id"] for one in there] == ["of-acme"]
+
+
 async def test_a_token_of_an_order_is_nowhere_to_be_seen(
     admin: AskedSpoolAdmin, capsys: pytest.CaptureFixture[str]
 ) -> None:

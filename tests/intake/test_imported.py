@@ -11,14 +11,16 @@ from gateway.operations.selection import Accepts, BadSelection
 from gateway.operations.transfer import DeadLetterImporter
 from gateway.tenants import Tenant, TenantTable
 from spool.payload.frames import encode
-from spool.records import Form, OwnedCall
+from spool.records import DeliveryState, Form, OwnedCall
 from tests.intake.running_intake import RunningIntake, running
 
 TENANTS = TenantTable([Tenant("acme", ("sales",), endpoint_token="for-acme"), Tenant("other")])
 
 
-async def imported(world: RunningIntake, tenant: str | None, agent_id: str | None) -> None:
-    takes = {"endpoint": Accepts(frozenset(Form), ordered=True)}
+async def imported(
+    world: RunningIntake, tenant: str | None, agent_id: str | None, of: frozenset[str] | None = None
+) -> None:
+    takes = {"endpoint": Accepts(frozenset(Form), ordered=True, tenants=of)}
     importer = DeadLetterImporter(world.spool, world.intake.staging, takes, world.intake.acceptor)
     packed = encode(b'{"call_id": "c"}')
     document = Document(form=Form.WHOLE, bytes=len(packed), sha256=sha256(packed).hexdigest())
@@ -60,3 +62,14 @@ async def test_what_was_erased_of_its_tenant_is_not_imported(tmp_path: Path) -> 
         with pytest.raises(BadSelection, match="erased by order"):
             await imported(world, "acme", None)
         await imported(world, "other", None)
+
+
+async def test_a_tenants_own_destination_gets_nobody_elses_dead_letter(tmp_path: Path) -> None:
+    """Another's is refused; one that belongs to nobody is held there, as a post would be."""
+    async with running(tmp_path, tenants=TENANTS) as world:
+        with pytest.raises(BadSelection, match="another tenant: the call log is that of other"):
+            await imported(world, "other", None, frozenset({"acme"}))
+        assert await world.spool.trace("c") == ()
+        await imported(world, None, None, frozenset({"acme"}))
+        [held] = (await world.only_record("c")).deliveries
+        assert held.state is DeliveryState.HELD
