@@ -66,7 +66,12 @@ async def _kept(work: Callable[[], Coroutine[object, object, None]]) -> None:
 
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run it in a thread, and see its end even when cancelled: no file is closed while a thread writes to it."""
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    return await to_the_end(asyncio.to_thread(work, *args, **kwargs))
+
+
+async def to_the_end(work: Coroutine[object, object, T]) -> T:
+    """Do it, and see its end even when cancelled."""
+    running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -32,7 +32,7 @@ from spool.records import (
     principal_of,
     tenant_of,
 )
-from uploaders.tasks import Tasks
+from uploaders.tasks import Tasks, to_the_end
 
 _log = structlog.get_logger(__name__)
 
@@ -180,11 +180,15 @@ class TraceAssembler:
             if self._acceptor.redacts:
                 groups = await self._redacted(groups, token, tenant)
             groups = [new for new in groups if not self._is_erased(new, principal, token)]
-            await self._store.add(groups, token, principal)
-            self._note(groups, principal)
+            await to_the_end(self._keep(groups, token, principal))
         self._observer.otlp_spans("accepted", export.accepted)
         if export.rejected:
             self._observer.otlp_spans("rejected", export.rejected)
+
+    async def _keep(self, groups: Sequence[NewSpans], token: str | None, principal: str) -> None:
+        """Durable spans are watched, whether their sender still waits or not."""
+        await self._store.add(groups, token, principal)
+        self._note(groups, principal)
 
     def _is_erased(self, new: NewSpans, principal: str, token: str | None) -> bool:
         return self._acceptor.is_erased(new.call_id or new.trace_id.hex(), principal, new.agent_id, token)
