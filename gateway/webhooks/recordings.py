@@ -8,7 +8,7 @@ delivery like any other, with its retries and its dead letter: `RecordingCopier`
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -22,7 +22,7 @@ import structlog
 
 from gateway.calllog.errors import CallLogError
 from gateway.calllog.toplevel import scan
-from gateway.intake.accept import Acceptor, Arrival, Owner
+from gateway.intake.accept import Acceptor, Arrival, Owner, erased
 from gateway.intake.body_reader import BodyReader
 from gateway.intake.generated import NotAccepted, accept_generated, name_after
 from gateway.intake.memory import BudgetExhausted
@@ -55,12 +55,16 @@ class InlineAudio:
         self._workers = workers
         self._clock = clock
 
-    async def keep(self, source: str, event: Event, body: Buffer) -> tuple[Event, bytes] | None:
+    async def keep(
+        self, source: str, event: Event, body: Buffer, is_erased: Callable[[], bool]
+    ) -> tuple[Event, bytes] | None:
         """The event with the address of its recording, and the original with null in place of the audio.
 
         None where there is no base64 text at `event.audio_at`, or it cannot be kept now: the call log then keeps
-        everything, since no provider sends audio a second time.
+        everything, since no provider sends audio a second time. Raises `Rejection` (410) once its call is erased.
         """
+        if is_erased():  # nobody would find the recording: an erasure takes what was kept before it
+            raise erased()
         view = memoryview(body)
         place = await self._workers.run(_find, view, event.audio_at)
         if place is None or event.call_id is None:
@@ -68,16 +72,18 @@ class InlineAudio:
         start, end = place
         name = _named(self._clock(), source, event.call_id, safe_name(event.key or event.call_id), ".mp3")
         try:
-            address = await self._store.put(name, "audio/mpeg", self._decoded(view[start + 1 : end - 1]))
+            address = await self._store.put(name, "audio/mpeg", self._decoded(view[start + 1 : end - 1], is_erased))
         except (binascii.Error, NotKept) as error:
             _log.warning("recording_stays_in_the_call_log", call_id=event.call_id, reason=str(error))
             return None
         without = await self._workers.run(_without, view, start, end)
         return replace(event, members={**event.members, "recording_url": address}), without
 
-    async def _decoded(self, text: memoryview) -> AsyncIterator[bytes]:
+    async def _decoded(self, text: memoryview, is_erased: Callable[[], bool]) -> AsyncIterator[bytes]:
         for start in range(0, len(text), _STEP):
             yield await self._workers.run(base64.b64decode, text[start : start + _STEP], validate=True)
+        if is_erased():  # while it was written
+            raise erased()
 
 
 def _find(view: memoryview, path: tuple[str, ...]) -> tuple[int, int] | None:

@@ -31,7 +31,7 @@ from gateway.webhooks.document import call_log_of, decode, without_mark
 from gateway.webhooks.providers import Provider
 from gateway.webhooks.recordings import InlineAudio, can_be_copied
 from gateway.webhooks.signatures import Verdict, Verification, Webhook, check_headers, verify
-from spool.records import Accepted, Buffer, Clock
+from spool.records import Accepted, Buffer, Clock, principal_of
 
 # Forwarding: what a provider asks is passed on, and the answer back, byte for byte.
 
@@ -275,7 +275,12 @@ class WebhookSource:
     ) -> tuple[CallLog, Accepted]:
         data = without_mark(body.data)
         if event.audio_at and self._audio is not None and event.call_id is not None:
-            kept = await self._audio.keep(source.name, event, data)
+            agent_id = event.members.get("agent_id")
+            is_erased = partial(
+                self._acceptor.is_erased, event.call_id, principal_of(source.tenant, source.agents_key),
+                agent_id if isinstance(agent_id, str) else None, source.agents_key,
+            )  # fmt: skip
+            kept = await self._audio.keep(source.name, event, data, is_erased)
             if kept is not None:
                 event, data = kept
         copies = source.copies_recordings and can_be_copied(event.members.get("recording_url"))

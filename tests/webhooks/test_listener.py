@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from gateway.intake.accept import Redactions
 from gateway.webhooks.providers import PROVIDERS
-from spool.records import Fragment
+from spool.records import Fragment, OwnedCall
 from tests.webhooks.senders import PUBLIC_URL, SECRET, Listener, body_of, listening, signing_secret
 from uploaders.recordings import DirectoryRecordings
 from uploaders.redaction.options import Detector, Redaction
@@ -324,6 +324,44 @@ async def test_audio_becomes_a_file_that_the_call_log_refers_to(tmp_path: Path) 
         assert call_log["original"]["data"] == {"full_audio": None, "conversation_id": "conv/../01", "agent_id": "a"}
         again = await listener.push("elevenlabs", body)
         assert again.json["duplicate"] is True
+
+
+async def test_audio_of_a_call_that_was_erased_is_not_kept(tmp_path: Path) -> None:
+    """Its call log is refused, so nobody would know of the recording: nothing of it is written, not even a name."""
+    audio = base64.b64encode(Random(7).randbytes(300_000)).decode()
+    body = {"type": "post_call_audio", "event_timestamp": 1, "data": {"conversation_id": "c", "full_audio": audio}}
+    async with listening(tmp_path / "spool", store=DirectoryRecordings(tmp_path / "recordings")) as listener:
+        await listener.world.spool.erasures.order([OwnedCall("c")])
+        assert (await listener.push("elevenlabs", json.dumps(body).encode())).status == 410
+        assert not list((tmp_path / "recordings").rglob("*"))
+
+
+class ErasedMeanwhile(DirectoryRecordings):
+    """Keeps what it is given while its call is erased."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.erase_it: Callable[[], Awaitable[None]] | None = None
+
+    async def put(self, name: str, content_type: str, chunks: AsyncIterator[bytes]) -> str:
+        async def slowly() -> AsyncIterator[bytes]:
+            async for chunk in chunks:
+                assert self.erase_it is not None
+                await self.erase_it()
+                yield chunk
+
+        return await super().put(name, content_type, slowly())
+
+
+async def test_audio_of_a_call_that_is_erased_while_it_is_written_is_not_kept(tmp_path: Path) -> None:
+    """The order has looked for recordings by then."""
+    audio = base64.b64encode(Random(7).randbytes(300_000)).decode()
+    body = {"type": "post_call_audio", "event_timestamp": 1, "data": {"conversation_id": "c", "full_audio": audio}}
+    store = ErasedMeanwhile(tmp_path / "recordings")
+    async with listening(tmp_path / "spool", store=store) as listener:
+        store.erase_it = lambda: listener.world.spool.erasures.order([OwnedCall("c")])
+        assert (await listener.push("elevenlabs", json.dumps(body).encode())).status == 410
+        assert not [path for path in (tmp_path / "recordings").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("audio", ["not base64!", 7, None])
