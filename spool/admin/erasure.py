@@ -268,6 +268,9 @@ def _delete_traces(transaction: Transaction, call_id: str, belongs: Callable[[st
 
 def _delete_records(transaction: Transaction, call: OwnedCall) -> int:
     rows = transaction.execute(_RECEIPTS, (*call, KEYS_PER_STEP)).fetchall()
+    for row in rows:  # uploads that nothing will complete: their bucket has aborted them
+        for table in ("multipart_parts", "multiparts"):
+            transaction.execute(f"DELETE FROM {table} WHERE record_id = ?", row)
     return delete_receipts(transaction, [record_id for (record_id,) in rows])
 
 

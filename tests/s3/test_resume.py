@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,7 +15,7 @@ from spool.records import Delivery, Fragment, PartProgress, Record, UploadProgre
 from tests.s3 import stored_objects
 from tests.s3.recording_proxy import Answer, Fate, Proxy, Request, proxy_before
 from tests.s3.stored_objects import DESTINATION, MEBIBYTE, Heard, MakeUploader, Store, client_of, objects, uploads
-from uploaders.base import Delivered, Refused, RetryLater
+from uploaders.base import CallToErase, Delivered, Erased, Refused, RetryLater
 from uploaders.s3.client import ListedPart
 from uploaders.s3.options import ObjectEncoding, S3Options
 from uploaders.s3.parts import PartCutter
@@ -61,6 +62,42 @@ async def test_a_second_attempt_sends_only_what_is_missing(
     assert [repeated for _, repeated in heard.parts][2] is True
     assert len(await objects(weed, bucket)) == 1
     assert await uploads(weed, bucket) == []
+
+
+async def test_of_an_erased_call_no_part_is_left_at_the_server(
+    store: Store, made: MakeUploader, weed: Server, bucket: str, proxied: Proxy
+) -> None:
+    """Parts of an upload that was not completed are no object, and are what the call said; others' uploads go on."""
+    gone, stays = await store.large(SIZE), await store.large(SIZE)
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint, parts_at_once=1))
+    proxied.decide = lambda request: Answer(500, "InternalError") if request.part == 3 else Fate.PASS
+    for delivery in (gone, stays):
+        assert isinstance(await uploader.deliver(delivery), RetryLater)
+    call = CallToErase(gone.record.call_id)
+    assert await uploader.erase([call], dry_run=True) == Erased(1)
+    assert len(await uploads(weed, bucket)) == 2
+    assert await uploader.erase([call]) == Erased(1)
+    assert len(await uploads(weed, bucket)) == 1
+    proxied.decide = lambda _: Fate.PASS
+    proxied.requests.clear()
+    assert isinstance(await uploader.deliver(stays), Delivered)
+    assert 1 not in proxied.parts
+
+
+async def test_a_server_that_lists_no_uploads_may_have_parts_of_an_erased_call(
+    made: MakeUploader, weed: Server, bucket: str, proxied: Proxy
+) -> None:
+    """The report says so; one that answers a list of none with an error, as some do, has none."""
+    uploader = made(options(weed, bucket, endpoint_url=proxied.endpoint))
+    refusals = {Answer(404, "NoSuchUpload"): False, Answer(403, "AccessDenied"): True}
+    for answer, said in refusals.items():
+        proxied.decide = partial(refuse_a_list_of_uploads, answer)
+        erased = await uploader.erase([CallToErase("call")])
+        assert ("not completed" in (erased.unreached or ""), erased.again) == (said, False)
+
+
+def refuse_a_list_of_uploads(answer: Answer, request: Request) -> Fate | Answer:
+    return answer if "uploads" in urlsplit(request.target).query else Fate.PASS
 
 
 async def test_a_part_whose_answer_was_lost_is_not_sent_again(

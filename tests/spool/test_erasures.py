@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spool.live_calls import HeardCall, NewTurn
-from spool.records import Delivered, Fragment, NewSpans, OwnedCall, RetryAt
+from spool.records import Delivered, Fragment, NewSpans, OwnedCall, PartProgress, RetryAt, UploadProgress
 from spool.store import Spool
 from tests.spool.spool_parts import DETAIL, ENDPOINT, NOW, a_record, opened
 
@@ -77,3 +77,14 @@ async def test_an_attempt_that_outlasts_its_record_leaves_nothing(tmp_path: Path
         await erase(spool)
         await spool.settle(delivery, RetryAt(NOW, "HTTP 503: call is unknown"), took=5)
         assert await spool.reader.ask("SELECT count(*) FROM attempts") == [(0,)]
+
+
+async def test_the_upload_of_an_erased_call_is_forgotten(tmp_path: Path) -> None:
+    """The key of its object names the call; the bucket was asked for all uploads of it."""
+    async with opened(tmp_path) as spool:
+        (delivery,) = (await spool.accept(a_record("call"))).ready
+        await spool.uploader_state.begin_upload(UploadProgress(delivery.key, "bucket", "calls/call/1", "id", 5 << 20))
+        await spool.uploader_state.write_parts(delivery.key, {1: PartProgress(5, bytes(16))})
+        await erase(spool)
+        for table in ("multiparts", "multipart_parts"):
+            assert await spool.reader.ask(f"SELECT count(*) FROM {table}") == [(0,)]

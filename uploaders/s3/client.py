@@ -359,6 +359,24 @@ class Bucket:
             response = await client.list_multipart_uploads(Bucket=self.name, Prefix=key)
         return tuple(one["UploadId"] for one in response.get("Uploads", ()) if one["Key"] == key)
 
+    async def all_uploads(self, prefix: str) -> AsyncGenerator[tuple[str, str], None]:
+        """The keys and ids of all uploads under way whose keys begin so, a thousand a request."""
+        key = upload_id = ""
+        while True:
+            async with self._request("ListMultipartUploads") as client:
+                if key:
+                    response = await client.list_multipart_uploads(
+                        Bucket=self.name, Prefix=prefix, KeyMarker=key, UploadIdMarker=upload_id
+                    )
+                else:
+                    response = await client.list_multipart_uploads(Bucket=self.name, Prefix=prefix)
+            for one in response.get("Uploads", ()):
+                yield one["Key"], one["UploadId"]
+            before = (key, upload_id)
+            key, upload_id = response.get("NextKeyMarker", ""), response.get("NextUploadIdMarker", "")
+            if not response.get("IsTruncated") or not key or (key, upload_id) == before:
+                return
+
     # ------------------------------------------------------------------------------------------------------------
 
     def _checksum(self, part: Part) -> Checksum:

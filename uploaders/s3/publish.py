@@ -5,7 +5,7 @@ An object of another writer is never replaced. Uploads in parts resume where the
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from isal.isal_zlib import crc32
@@ -122,7 +122,8 @@ class Publisher:
 
 
 async def erase_objects(bucket: Bucket, prefix: str, belongs: Callable[[str], bool | None], *, dry_run: bool) -> Erased:
-    """Delete the objects below a prefix that belong to what is erased, by their keys; or count them.
+    """Delete the objects below a prefix that belong to what is erased, by their keys; or count them. So are uploads
+    that were not completed: their parts are no object, and are there all the same.
 
     A thousand keys a request. `belongs` returns None where it cannot tell.
     """
@@ -136,11 +137,40 @@ async def erase_objects(bucket: Bucket, prefix: str, belongs: Callable[[str], bo
                 if found and not dry_run:
                     await bucket.delete(key)
         versions = not dry_run and count > 0 and await bucket.keeps_versions()
+        aborted, unlisted = await _abort_uploads(bucket, prefix, belongs, dry_run=dry_run)
     except S3Failure as failure:
         return Erased(count, str(failure), again=True)
+    count += aborted
     problems = ["the bucket keeps versions: the older ones are there still"] if versions else []
+    problems += [f"uploads that were not completed cannot be listed: {unlisted}"] if unlisted else []
     problems += [OF_NOBODY.format(f"{unclear} objects")] if unclear else []
     return Erased(count, "; ".join(problems) or None)
+
+
+async def _abort_uploads(
+    bucket: Bucket, prefix: str, belongs: Callable[[str], bool | None], *, dry_run: bool
+) -> tuple[int, str | None]:
+    """How many uploads belong to what is erased, which are aborted; and why they cannot be listed.
+
+    One that nobody can tell stays: its own delivery completes or aborts it. Raises `S3Failure` for what may pass.
+    """
+    count = 0
+    try:
+        async with aclosing(bucket.all_uploads(prefix)) as uploads:
+            async for key, upload_id in uploads:
+                if belongs(key) is not True:
+                    continue
+                count += 1
+                if not dry_run:
+                    with suppress(NoSuchUpload):  # completed, aborted or expired meanwhile
+                        await bucket.abort(key, upload_id)
+    except NoSuchUpload:
+        return count, None  # some servers answer a list of none like this (rclone does)
+    except S3Failure as failure:
+        if isinstance(failure.outcome, RetryLater):
+            raise
+        return count, str(failure)
+    return count, None
 
 
 # Multipart uploads.
