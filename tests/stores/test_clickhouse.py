@@ -118,6 +118,29 @@ async def test_a_detail_that_failed_in_the_middle_gets_its_spans(
     assert await store.check() == ()
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_of_details_that_come_at_once_the_shown_one_has_its_spans(
+    engine: ClickHouseEngine, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    """Also where another one comes and ends between the spans of the newest and its part."""
+    first, second = engine.store(), engine.store()
+    parts = [part_of(PartKind.DETAIL, accepted_at=at, document=b'{"at":%d}' % at) for at in (1, 2, 3)]
+    details = [detail_of(b"{}", [span_of(seq, str(at)) for seq in range(4 - at)]) for at in (1, 2, 3)]
+    if earlier:
+        await second.write_detail(parts[0], details[0])
+    insert = first._insert
+
+    async def after_the_other(*arguments: Any) -> None:
+        await second.write_detail(parts[1], details[1])
+        await insert(*arguments)
+
+    monkeypatch.setattr(first, "_insert", after_the_other)
+    await first.write_detail(parts[2], details[2])
+    assert engine.rows("select name from spans") == [("3",)]
+    for store in (first, second):
+        await store.close()
+
+
 async def test_what_was_erased_can_be_written_again(store: ClickHouseStore) -> None:
     """In the very same batch, too: ClickHouse remembers the last inserts, and must not take it for one of these."""
     batch = [part_of(PartKind.START), part_of(PartKind.END)]

@@ -140,14 +140,15 @@ PARTS: Final = (
     "SELECT kind, event, digest, accepted_at, source_uid, core FROM call_parts FINAL "
     "WHERE project = %(project)s AND call_id = %(call_id)s ORDER BY accepted_at, kind, digest"
 )
-SHOWN_DETAIL: Final = (
+DETAILS: Final = (
     "SELECT detail_id, digest, accepted_at FROM call_parts FINAL WHERE project = %(project)s AND call_id = %(call_id)s "
-    f"AND kind = {PartKind.DETAIL:d} ORDER BY accepted_at DESC, digest DESC LIMIT 1"
+    f"AND kind = {PartKind.DETAIL:d} ORDER BY accepted_at DESC, digest DESC"
 )
+"""Those of a call: the first one is shown."""
 NEXT_FRAME: Final = (
     "SELECT seq, frame FROM call_details WHERE detail_id = %(detail_id)s AND seq > %(seq)s ORDER BY seq LIMIT 1"
 )
-OTHER_SPANS: Final = "project = %(project)s AND call_id = %(call_id)s AND digest != unhex(%(digest)s)"
+SPANS_OF: Final = "project = %(project)s AND call_id = %(call_id)s AND lower(hex(digest)) IN %(digests)s"
 
 DUE: Final = (
     "SELECT project, call_id FROM calls_complete FINAL WHERE due_at > 0 AND due_at <= %(now)s "

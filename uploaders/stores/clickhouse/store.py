@@ -140,9 +140,8 @@ class ClickHouseStore:
         await self.open()
         key = (part.project, part.call_id)
         found = await self._server.rows(sql.KNOWN, _named([key]))
-        has_others = any(kind == part.kind and digest != part.digest for *_, kind, digest in found)
         if _key_of(part) in {(project, call_id, kind, digest) for project, call_id, kind, digest in found}:
-            await self._end_detail(key, has_others=has_others)
+            await self._end_detail(key)
             return Written()
         detail_id = uuid.uuid4().hex
         seq, size, frames = 0, 0, list[bytes]()
@@ -158,11 +157,11 @@ class ClickHouseStore:
         if document is not None:
             row = (part.project, part.call_id, part.digest, document)
             await self._server.insert("detail_documents", _DOCUMENT_TYPES, [row])
-        shown = await self._server.rows(sql.SHOWN_DETAIL, {"project": part.project, "call_id": part.call_id})
-        if not any(part.rank < (accepted_at, digest) for _, digest, accepted_at in shown):
+        others = await self._server.rows(sql.DETAILS, {"project": part.project, "call_id": part.call_id})
+        if not any(part.rank < (accepted_at, digest) for _, digest, accepted_at in others):
             await self._put_spans(part, detail)
         await self._insert([part], detail_id)
-        await self._end_detail(key, has_others=has_others)
+        await self._end_detail(key)
         return Written({part.kind: 1})
 
     async def sweep(self, limit: int = 1000) -> Swept:
@@ -247,7 +246,7 @@ class ClickHouseStore:
         """See `Store.detail`. Each frame is a question of its own: nothing is held while the caller sends one."""
         await self.open()
         values = {"project": project, "call_id": key_text(call_id)}
-        for detail_id, *_ in await self._server.rows(sql.SHOWN_DETAIL, values):
+        for detail_id, *_ in (await self._server.rows(sql.DETAILS, values))[:1]:
             seq = -1
             while frames := await self._server.rows(sql.NEXT_FRAME, {"detail_id": detail_id, "seq": seq}):
                 ((seq, frame),) = frames
@@ -449,13 +448,15 @@ class ClickHouseStore:
         rows = [(detail_id, number, now, frame) for number, frame in enumerate(frames, seq)]
         await self._server.insert("call_details", _FRAME_TYPES, rows)
 
-    async def _end_detail(self, key: CallKey, *, has_others: bool) -> None:
-        """What is left to be done for a detail that is there: of several the shown one alone has spans."""
+    async def _end_detail(self, key: CallKey) -> None:
+        """What is left to be done for a detail that is there: of several the shown one alone has spans.
+
+        Those of a detail whose part is not there yet stay: it comes to this later, and sees the others.
+        """
         named = dict(zip(("project", "call_id"), key, strict=True))
-        if has_others:
-            for _, digest, _ in await self._server.rows(sql.SHOWN_DETAIL, named):
-                values = {**named, "digest": digest.hex()}
-                await self._server.run(f"DELETE FROM spans WHERE {sql.OTHER_SPANS}", values)
+        others = [digest.hex() for _, digest, _ in (await self._server.rows(sql.DETAILS, named))[1:]]
+        if others:
+            await self._server.run(f"DELETE FROM spans WHERE {sql.SPANS_OF}", {**named, "digests": others})
         await self._put_rows([key])
 
     async def _put_spans(self, part: Part, detail: Detail) -> None:
