@@ -67,7 +67,7 @@ LOOKED_AT = 200_000
 SELECTIVE_PREFIX = 4
 """From so many characters on the beginning of a call id is looked up in the index."""
 MOST_BY_PREFIX = 1000
-"""Where so many or more begin alike, the newest are looked for as without a beginning."""
+"""Where so many calls or more begin alike, all are searched from the newest on."""
 
 
 class ReadConnection:

@@ -232,3 +232,21 @@ async def test_a_backfill_that_is_killed_in_every_page_goes_on(engine: PostgresE
     pages = [page async for page in old.backfill(day, 3)]
     assert (pages[-1].status, pages[-1].calls, pages[-1].written) == (BackfillStatus.COMPLETED, 10, 10)
     await old.close()
+
+
+async def test_an_older_schema_gets_the_steps_that_it_lacks(engine: PostgresEngine) -> None:
+    """Each once, whatever was done before."""
+    store = PostgresStore(engine.url, RULE)
+    await store.open()
+    await store.close()
+    ((newest,),) = engine.rows("select max(version) from store_version")
+    engine.change("drop index pipeline_jobs_claimed")
+    engine.change("delete from store_version where version > 8")
+    store = PostgresStore(engine.url, RULE)
+    await store.open()
+    await store.close()
+    indexes = "select indexname from pg_indexes where schemaname = current_schema() and indexname = "
+    assert engine.rows(f"{indexes}'pipeline_jobs_claimed'") == [("pipeline_jobs_claimed",)]
+    assert engine.rows("select version from store_version where version > 8 order by version") == [
+        (version,) for version in range(9, newest + 1)
+    ]

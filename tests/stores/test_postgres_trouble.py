@@ -216,22 +216,23 @@ async def test_a_detail_that_comes_during_a_deletion_is_there_whole_or_not_at_al
             engine.rows(f"select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '{what}%'")
         )
 
-    with psycopg.connect(engine.url) as holding:
-        holding.execute("select from completions for update")
+    async with asyncio.timeout(60):
+        with psycopg.connect(engine.url) as holding:
+            holding.execute("select from completions for update")
 
-        async def frames() -> AsyncIterator[bytes]:
-            """The deletion is under way, behind the lock, before the detail ends."""
-            yield encode(text)
-            deletions.append(asyncio.run_coroutine_threadsafe(second.delete([("", "c1")]), loop))
-            while not await asyncio.to_thread(waits, "DELETE FROM completions"):
+            async def frames() -> AsyncIterator[bytes]:
+                """The deletion is under way, behind the lock, before the detail ends."""
+                yield encode(text)
+                deletions.append(asyncio.run_coroutine_threadsafe(second.delete([("", "c1")]), loop))
+                while not await asyncio.to_thread(waits, "DELETE FROM completions"):
+                    pass
+
+            writing = asyncio.create_task(first.write_detail(part_of(PartKind.DETAIL, document=text), Detail(frames())))
+            while not (await asyncio.to_thread(waits, "SELECT pg_advisory") or writing.done()):
                 pass
-
-        writing = asyncio.create_task(first.write_detail(part_of(PartKind.DETAIL, document=text), Detail(frames())))
-        while not (await asyncio.to_thread(waits, "SELECT pg_advisory") or writing.done()):
-            pass
-        holding.rollback()
-    await asyncio.wrap_future(deletions[0])
-    await writing
+            holding.rollback()
+        await asyncio.wrap_future(deletions[0])
+        await writing
     orphans = (
         "select count(*) from call_details d where not exists (select 1 from call_parts p where p.digest = d.digest)"
     )
