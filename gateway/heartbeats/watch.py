@@ -24,7 +24,7 @@ from gateway.trace import instant
 from spool.errors import CallIsLive, SpoolError
 from spool.live_calls import HeardCall, LiveCall, LostCall
 from spool.records import AGENT_LOST, Clock
-from uploaders.tasks import Tasks
+from uploaders.tasks import Tasks, to_the_end
 
 _log = structlog.get_logger(__name__)
 
@@ -187,12 +187,15 @@ class HeartbeatWatch:
         """
         call = self._store.calls.get((heard.call_id, heard.principal))
         if call is None or not call.open or not self._store.says_nothing_new(heard):
-            before = 0 if call is None else call.turns
-            call = await self._store.hear(heard, token)
-            self._observer.turns_kept(max(0, call.turns - before))
-            self._watch(call)
-        else:
-            self._note_heard(call)
+            return await to_the_end(self._keep(heard, token, 0 if call is None else call.turns))
+        self._note_heard(call)
+        return call
+
+    async def _keep(self, heard: HeardCall, token: str | None, turns_before: int) -> LiveCall:
+        """What is durable is watched, whether its sender still waits or not."""
+        call = await self._store.hear(heard, token)
+        self._observer.turns_kept(max(0, call.turns - turns_before))
+        self._watch(call)
         return call
 
     def _watch(self, call: LiveCall) -> None:
