@@ -6,7 +6,7 @@ import random
 import sqlite3
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from uploaders.stores.parts import PartKind
 from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.sqlite.connection import Connection
 from uploaders.stores.sqlite.store import SqliteStore
-from uploaders.stores.store import CallQuery, CallsWanted, PartRefused, StoreRefused, StoreUnavailable, Written
+from uploaders.stores.store import CallQuery, CallsWanted, Detail, PartRefused, StoreRefused, StoreUnavailable, Written
 
 
 async def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
@@ -248,4 +248,43 @@ async def test_nothing_of_an_erased_call_is_left_in_the_files(tmp_path: Path) ->
     assert said[:64].encode() not in left
     assert said[-64:].encode() not in left
     assert b"zebracrossing" not in left
+    await store.close()
+
+
+async def test_an_erasure_takes_what_was_left_of_a_detail_and_none_that_is_being_written(tmp_path: Path) -> None:
+    """An attempt that failed midway left frames that name no call; another call's goes on, in this store."""
+    engine = SqliteEngine(tmp_path)
+    store = engine.store()
+    said = random.Random(7).randbytes(6 << 20).hex().encode()
+    said = said[: len(said) // 2]
+    wiping, wiped = asyncio.Event(), asyncio.Event()
+
+    async def failing() -> AsyncIterator[bytes]:
+        yield said
+        raise OSError("the payload cannot be read")
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield said
+        wiping.set()
+        await wiped.wait()
+        yield said
+
+    gone, stays = part_of(PartKind.DETAIL, "gone"), part_of(PartKind.DETAIL, "stays")
+    with pytest.raises(OSError, match="cannot be read"):
+        await store.write_detail(gone, Detail(failing()))
+    being_written = asyncio.ensure_future(store.write_detail(stays, Detail(slowly())))
+    await wiping.wait()
+    await store.wipe()
+    with sqlite3.connect(engine.path) as database:
+        assert database.execute("SELECT count(*) FROM call_details").fetchone() == (1,)
+    database.close()
+    other = engine.store()
+    await other.wipe()
+    await other.close()
+    wiped.set()
+    with pytest.raises(StoreUnavailable, match="written anew"):
+        await being_written
+    files = b"".join(path.read_bytes() for path in engine.path.parent.iterdir())
+    assert said[:64] not in files
+    assert await store.write_detail(stays, Detail(slowly())) == Written({PartKind.DETAIL: 1})
     await store.close()

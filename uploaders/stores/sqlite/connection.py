@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -180,12 +180,20 @@ _LOG_SECONDS: Final = 10.0
 """How long readers may keep the log from being emptied."""
 
 
-def wipe(writing: Connection) -> None:
+def wipe(being_written: Collection[int], writing: Connection) -> None:
     """In the connection's thread. Takes as long as writing the free pages once, and the words of all summaries.
+
+    Frames of details that never got their part name no call, so all of them go, but for those `being_written` here. If
+    another process writes some, it begins anew.
 
     With `secure_delete = FAST` SQLite clears what is deleted inside of pages, but not pages that become free: a table
     of zeros takes all of these, and gives them back. Raises `StoreUnavailable` where readers do not let go of the log.
     """
+    for detail in writing.execute("SELECT detail_id FROM details WHERE staged_at IS NOT NULL"):
+        if detail[0] not in being_written:
+            with writing.transaction():
+                writing.change("DELETE FROM call_details WHERE detail_id = ?", detail)
+                writing.change("DELETE FROM details WHERE detail_id = ?", detail)
     if writing.execute("SELECT 1 FROM sqlite_schema WHERE name = 'call_words'"):
         # An index of words only marks what is deleted, until its segments are merged.
         writing.execute("INSERT INTO call_words (call_words) VALUES ('optimize')")

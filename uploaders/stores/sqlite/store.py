@@ -129,6 +129,8 @@ class SqliteStore(DeletesCalls):
         self._waiting: list[Waiting] = []
         """Statements that the next transaction takes."""
         self._committer: asyncio.Task[None] | None = None
+        self._being_written = set[int]()
+        """Details of which frames are written ahead of their part."""
 
     async def open(self) -> None:
         """See `Store.open`."""
@@ -147,13 +149,17 @@ class SqliteStore(DeletesCalls):
         await self.open()
         staged: int | None = None
         seq, size, frames = 0, 0, list[bytes]()
-        async for frame in detail.frames:
-            frames.append(frame)
-            size += len(frame)
-            if size >= STAGE_BYTES:
-                staged = await self._writing.run(partial(self._stage, staged, seq, frames))
-                seq, size, frames = seq + len(frames), 0, []
-        return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, detail))
+        try:
+            async for frame in detail.frames:
+                frames.append(frame)
+                size += len(frame)
+                if size >= STAGE_BYTES:
+                    staged = await self._writing.run(partial(self._stage, staged, seq, frames))
+                    self._being_written.add(staged)
+                    seq, size, frames = seq + len(frames), 0, []
+            return await self._writing.run(partial(self._write_detail, part, staged, seq, frames, detail))
+        finally:
+            self._being_written.discard(staged or 0)
 
     @property
     def dialect(self) -> Dialect:
@@ -324,7 +330,7 @@ class SqliteStore(DeletesCalls):
     async def wipe(self) -> None:
         """See `Store.wipe`."""
         await self.open()
-        await self._writing.run(wipe)
+        await self._writing.run(partial(wipe, frozenset(self._being_written)))
 
     async def commit_seconds(self) -> float:
         """See `Store.commit_seconds`."""
@@ -522,6 +528,8 @@ def _flush_again(writing: Connection) -> None:
 
 
 def _put_frames(writing: Connection, detail_id: int, seq: int, frames: Sequence[bytes]) -> None:
+    if not writing.execute("SELECT 1 FROM details WHERE detail_id = ?", (detail_id,)):
+        raise StoreUnavailable("what was written of a detail was cleared meanwhile: it is written anew")
     rows = ((detail_id, number, frame) for number, frame in enumerate(frames, seq))
     writing.change_many("INSERT INTO call_details VALUES (?, ?, ?)", rows)
 
