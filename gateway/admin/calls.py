@@ -131,9 +131,9 @@ class CallHandlers:
         return answer(LiveList(tuple(found)))
 
     async def _records(self, request: web.Request) -> tuple[TracedRecord, ...]:
-        """The records of the call, those of the caller's tenant where it has one."""
-        records, tenant = await self._gateway.trace(request.match_info["call_id"]), request[CALLER].tenant
-        return tuple([each for each in records if tenant is None or each.record.tenant == tenant])
+        """The records of the call; those of the tenant that is asked for, if it is one."""
+        records, tenant = await self._gateway.trace(request.match_info["call_id"]), _project_of(request)
+        return tuple([each for each in records if not tenant or each.record.tenant == tenant])
 
     def _with_store(
         self, handler: Callable[[web.Request, CallReads], Awaitable[web.StreamResponse]]

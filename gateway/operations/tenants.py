@@ -82,7 +82,9 @@ class TenantAdmin:
             raise UnknownTenant(tenant)
         if agent_id is not None:
             self._tenants.assign([(agent_id, tenant)])
-        return Assigned(await self._spool.admin.assign(agent_id, tenant, known.destinations))
+        of_others = self._tenants.own_destinations - known.destinations
+        gets = frozenset(self._spool.reader.destinations.ids) - of_others  # some may be nobody's own any more
+        return Assigned(await self._spool.admin.assign(agent_id, tenant, gets, known.endpoint_token))
 
 
 def _entry(tenant: Tenant, assigned: Iterable[tuple[str, str]], use: TenantUse) -> TenantEntry:

@@ -92,17 +92,18 @@ class QueueAdmin:
         """Let the call logs of these deliveries be sent with `token`, and free what was held for their old ones."""
         return await self._in_steps(keys, partial(replace_token, token=token))
 
-    async def assign(self, agent_id: str | None, tenant: str, own: frozenset[str]) -> int:
+    async def assign(self, agent_id: str | None, tenant: str, own: frozenset[str], token: str | None = None) -> int:
         """Give what belongs to nobody of this agent (None: without one) to a tenant, for good.
 
-        What was held for destinations in `own` is sent, the rest of what was held is discarded. Later call logs of the
+        What was held for destinations in `own` is sent, the rest of what was held is discarded; with `token`, if there
+        is one, in place of the agent's own. Later call logs of the
         agent are for whoever asks `Reader.assigned_agents`. Returns how many records it were.
         """
         count = 0
         while True:
             operation = partial(
-                assign, agent_id=agent_id, tenant=tenant, own=own, destinations=self._reader.destinations,
-                now=self._clock(),
+                assign, agent_id=agent_id, tenant=tenant, own=own, token=token,
+                destinations=self._reader.destinations, now=self._clock(),
             )  # fmt: skip
             done = await self._writer.submit(operation)
             self._announce(done.ready)
@@ -233,6 +234,7 @@ def assign(
     agent_id: str | None,
     tenant: str,
     own: frozenset[str],
+    token: str | None,
     destinations: DestinationIds,
     now: int,
 ) -> AdminResult:
@@ -249,7 +251,12 @@ def assign(
         transaction.execute(sql.SET_TENANT, (tenant, record.principal, checksum, record.record_id))
         transaction.tenants.add(before.tenant, -record.stored_bytes)
         transaction.tenants.add(tenant, record.stored_bytes)
-        for one in siblings_of(transaction, record.record_id):
+        siblings = siblings_of(transaction, record.record_id)
+        if token is not None:
+            queued = {(each.destination_id, each.form) for each in siblings if each.state is DeliveryState.READY}
+            of_new = _replace_token_of(transaction, record.record_id, record.token_id, token, destinations, now)
+            ready += [one for one in of_new if (destinations.ids[one.destination], one.form) not in queued]
+        for one in siblings:
             if one.held_for != HELD_FOR_TENANT:
                 continue
             key = (record.record_id, one.destination_id, one.form)

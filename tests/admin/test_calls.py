@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,13 @@ async def test_a_tenant_sees_its_own_live_calls_alone(aiohttp_client: AiohttpCli
     assert await listed("read") == ["acme", "other", None]
     assert await listed("of-acme") == ["acme"]
     assert await listed("nobody") == []
+
+
+async def test_the_trace_of_a_tenants_call_has_its_records_alone(aiohttp_client: AiohttpClient) -> None:
+    """Who may see everybody's, and names a tenant, sees that one's of several calls of an id."""
+    one = traced()
+    records = tuple([replace(one, record=structs.replace(one.record, tenant=tenant)) for tenant in ("a", "b")])
+    client = await aiohttp_client(AdminFigures(calls={"call-1": records}).app)
+    for query, count in (("", 2), ("?project=b", 1)):
+        answer = await client.get(f"/api/calls/call-1{query}")
+        assert len((await answer.json())["records"]) == count

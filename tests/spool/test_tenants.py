@@ -1,5 +1,6 @@
 """What each tenant may use of the spool, and how long what it has there is kept."""
 
+import dataclasses
 from pathlib import Path
 from random import Random
 
@@ -7,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from spool.errors import SpoolFull
-from spool.records import DeadLetter, Delivered, DeliveryState, Fragment, NewSpans
+from spool.records import DeadLetter, Delivered, Delivery, DeliveryState, Fragment, NewSpans
 from spool.space import TenantLimits
 from spool.store import Spool
 from tests.spool.spool_parts import (
@@ -132,3 +133,20 @@ async def test_each_tenant_has_its_own_times(tmp_path: Path) -> None:
             await maintained(spool)
             assert (await left("done"), await left("queued")) == (there, there), hours
         assert (await spool.accept(a_record("late", tenant="usual"))).ready
+
+
+async def test_what_waited_is_sent_with_the_key_of_whom_it_is_assigned_to(tmp_path: Path) -> None:
+    """As what comes later; the key that came is forgotten, and what was queued is announced no second time."""
+    announced: list[Delivery] = []
+    async with opened(tmp_path) as spool:
+        held = dataclasses.replace(WHOLE, held=True)
+        accepted = await spool.accept(replace(a_record("c", held, token="agents", tenant="unassigned"), agent_id="new"))
+        queued = await spool.accept(replace(a_record("d", WHOLE, token="agents", tenant="unassigned"), agent_id="new"))
+        spool.listener = announced.extend
+        assert await spool.admin.assign("new", "acme", frozenset({WHOLE.destination}), "for-acme") == 2
+        assert [one.record.uid for one in announced] == [accepted.uid]
+        assert accepted.uid != queued.uid
+        for delivery in await due(spool):
+            assert (delivery.record.tenant, await spool.token(delivery.record.token_id or 0)) == ("acme", "for-acme")
+            await spool.settle(delivery, Delivered())
+        assert await spool.reader.ask("SELECT count(*) FROM tokens") == [(0,)]

@@ -81,9 +81,7 @@ class CallPages:
         store, spool = self._gateway.call_store, self._gateway.spool
         try:
             records = [
-                each
-                for each in await self._gateway.trace(call_id)
-                if caller.tenant is None or each.record.tenant == caller.tenant
+                each for each in await self._gateway.trace(call_id) if not project or each.record.tenant == project
             ]
             stored = None if store is None else await store.call(project, call_id)
             if not records and stored is None:
