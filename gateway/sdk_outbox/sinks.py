@@ -81,7 +81,11 @@ class SpoolSink:
         """Examine and accept one row."""
         body, restored = await self._load(row, copy)
         try:
-            arrival = Arrival(agents_key=self._key_for(restored), superseded_by=ENDED if restored.partial else None)
+            arrival = Arrival(
+                agents_key=self._key_for(restored),
+                tenant=self.token.tenant_of_key(restored.key),
+                superseded_by=ENDED if restored.partial else None,
+            )
             parsed = await self.acceptor.parse(body, arrival)
             if not isinstance(parsed, CallLog):
                 raise RowRefused("its whispey_data is not a call log")

@@ -13,6 +13,7 @@ import pytest
 from gateway.sdk_outbox import file
 from gateway.sdk_outbox.file import ABANDONED_SECONDS
 from gateway.sdk_outbox.model import OutboxBusy, OutboxUnusable, Outcome, Row
+from gateway.tenants import Tenant, TenantTable, digest_of
 from spool.records import Fragment
 from tests.outbox.outbox_rescue import Rescue, rescuing
 from tests.outbox.sdk import KEY, rows, write
@@ -44,6 +45,17 @@ async def test_what_the_sdk_does_not_work_on_is_taken(tmp_path: Path, row: dict[
         assert rows(rescue.outbox) == ([] if taken else before)
         assert remains.rows == (0 if taken else 1)
         assert len(await rescue.world.spool.trace("call-1")) == taken
+
+
+async def test_a_row_with_a_tenants_token_is_that_tenants(tmp_path: Path) -> None:
+    """As its post would have been, whatever agent it names, and whatever key rows without one get."""
+    token = "token-of-acme"
+    table = TenantTable([Tenant("acme", token_digests=frozenset({digest_of(token)})), Tenant("other", ("sales",))])
+    async with rescuing(tmp_path, key="operators-key", tenants=table) as rescue:
+        payload = json.dumps({"whispey_data": {**FULL, "agent_id": "sales"}, "apikey": token, "api_url": "http://x/"})
+        write(rescue.outbox, payload=payload)
+        await rescue.run()
+        assert (await rescue.world.only_record("call-1")).record.tenant == "acme"
 
 
 async def test_a_row_becomes_what_its_post_would_have_become(tmp_path: Path) -> None:
