@@ -141,6 +141,26 @@ async def test_of_details_that_come_at_once_the_shown_one_has_its_spans(
         await store.close()
 
 
+async def test_rows_made_anew_during_an_erasure_go_with_it(
+    store: ClickHouseStore, engine: ClickHouseEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep, a repair or a backfill between any two steps brings nothing back that no later order would find."""
+    await store.write([part_of(PartKind.START), part_of(PartKind.END)])
+    keys = {"projects": [""], "call_ids": ["c1"], "now": store._clock(), "since": 0}
+    run = store._server.run
+
+    async def run_and_repair(statement: str, *values: Any) -> None:
+        await run(statement, *values)
+        if statement.startswith("ALTER"):
+            await run(sql.put_rows(sql.OF_KEYS, RULE), keys)
+            await run(sql.PUT_COMPLETIONS, keys)
+
+    monkeypatch.setattr(store._server, "run", run_and_repair)
+    assert await store.delete([("", "c1")]) == 2
+    for table in ("call_parts", "calls_merged", "calls_complete", "completions"):
+        assert engine.rows(f"select count() from {table}") == [(0,)], table
+
+
 async def test_what_was_erased_can_be_written_again(store: ClickHouseStore) -> None:
     """In the very same batch, too: ClickHouse remembers the last inserts, and must not take it for one of these."""
     batch = [part_of(PartKind.START), part_of(PartKind.END)]

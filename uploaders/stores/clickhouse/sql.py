@@ -115,10 +115,11 @@ ERASE: Final = (
     f"(SELECT detail_id FROM call_parts WHERE {_OF_CALLS} AND detail_id != '') SETTINGS mutations_sync = 1",
     *(
         f"ALTER TABLE {table} DELETE WHERE {_OF_CALLS} SETTINGS mutations_sync = 1"
-        for table in ("spans", "detail_documents", "completions", "calls_complete", "calls_merged", "call_parts")
+        for table in ("spans", "detail_documents", "calls_merged", "calls_complete", "completions", "call_parts")
     ),
 )
-"""Deletes calls: whole parts of tables are written anew without it."""
+"""Deletes calls: whole parts of tables are written anew without it. Each table goes after what a sweep, a repair or a
+backfill makes it of, so that none meanwhile brings anything back."""
 KNOWN: Final = f"SELECT project, call_id, kind, digest FROM call_parts WHERE {OF_KEYS}"
 STATES_OF: Final = f"SELECT project, call_id, state, late, first_part_at FROM calls_complete FINAL WHERE {OF_KEYS}"
 PUT_COMPLETIONS: Final = f"""
