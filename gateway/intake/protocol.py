@@ -429,11 +429,15 @@ class IntakeWebServer(web.Server):
     async def linger(self, seconds: float) -> None:
         """Answer those who are connected until they are gone, or for so long.
 
-        While it shuts down, aiohttp reads nothing that comes: who had just connected would be cut off.
+        While it shuts down, aiohttp reads nothing that comes: who had just connected would be cut off. Of who was
+        accepted in this very turn the loop tells in the next.
         """
-        handlers = [task for each in self._connections if (task := each._task_handler) is not None]
-        if handlers:
-            await asyncio.wait(handlers, timeout=seconds)
+        until = self._loop.time() + seconds
+        await asyncio.sleep(0)
+        while waiting := [task for each in self._connections if (task := each._task_handler) and not task.done()]:
+            gone, _ = await asyncio.wait(waiting, timeout=max(0.0, until - self._loop.time()))
+            if not gone:
+                return
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Close all connections."""

@@ -52,6 +52,22 @@ async def connections(world: RunningIntake, count: int, data: bytes = b"") -> As
             client.close()
 
 
+async def test_who_connects_while_others_leave_is_not_cut_off(world: RunningIntake) -> None:
+    """A server that closes waits for those who came at the last moment, too."""
+    assert world.intake.server._web is not None
+    async with connections(world, 1):
+        lingering = asyncio.create_task(world.intake.server._web.linger(DEADLINE))
+        await asyncio.sleep(0)
+        reader, writer = await world.connect()
+        await world.until(lambda: world.intake.server.connected == 2)
+    body = call_log("last")
+    writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 202")
+    assert not lingering.done()
+    writer.close()
+    await lingering
+
+
 async def test_idle_connections_hurt_nobody(tmp_path: Path, many_files: None) -> None:
     """Beside 2,000 idle connections a post is taken at once, and they cost little memory."""
     async with running(tmp_path, connections=ConnectionLimits(header_timeout=10 * DEADLINE)) as world:

@@ -75,6 +75,6 @@ async def test_who_waits_for_the_parse_worker_waits_in_a_file(tmp_path: Path, mo
         posting = asyncio.create_task(world.post(envelope(NAN)))
         await entered.wait()
         assert world.intake.budget.used_bytes == 0
-        assert held() == [len(NAN)], "the map of its file alone"
+        await world.until(lambda: held() == [len(NAN)])  # the map of its file alone
         release.set()
         assert (await posting).status == 202
