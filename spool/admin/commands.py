@@ -95,9 +95,9 @@ class QueueAdmin:
     async def assign(self, agent_id: str | None, tenant: str, own: frozenset[str], token: str | None = None) -> int:
         """Give what belongs to nobody of this agent (None: without one) to a tenant, for good.
 
-        What was held for destinations in `own` is sent, the rest of what was held is discarded; with `token`, if there
-        is one, in place of the agent's own. Later call logs of the
-        agent are for whoever asks `Reader.assigned_agents`. Returns how many records it were.
+        What was held for destinations in `own` is sent, with `token` in place of the agent's own if there is one; the
+        rest of what was held is discarded. Later call logs of the agent are for whoever asks `Reader.assigned_agents`.
+        Returns how many records it were.
         """
         count = 0
         while True:

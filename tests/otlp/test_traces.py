@@ -4,11 +4,9 @@ import asyncio
 import gzip
 import sqlite3
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -24,8 +22,6 @@ from gateway.otlp.posts import POST_BYTES, from_protobuf
 from gateway.otlp.source import JSON, PROTOBUF
 from gateway.otlp.spans import SpanRule
 from gateway.tenants import Tenant, TenantTable
-from spool.db import write_connection
-from spool.db.write_connection import WritePoint
 from spool.directory import DATABASE_NAME
 from spool.records import NewSpans, OwnedCall
 from tests.intake.bodies import ENCODERS
@@ -33,6 +29,7 @@ from tests.intake.running_intake import ENDPOINT
 from tests.otlp.captured import as_json, in_posts, post, renamed, request
 from tests.otlp.tracing import RULE, Tracing, tracing
 from tests.spool.salvaged_spools import bring
+from tests.spool.spool_parts import cancelled_once_durable
 
 
 def trace_id(name: str) -> str:
@@ -79,17 +76,8 @@ async def test_spans_whose_sender_went_away_during_their_commit_become_a_call_lo
 ) -> None:
     """They are durable, and nobody sends them again: without a call log they would lie in the spool until a restart."""
     async with tracing(tmp_path) as traces:
-        loop = asyncio.get_running_loop()
-        adding = asyncio.create_task(traces.assembler.add(from_protobuf(post("livekit-10-turns"), SpanRule()), None))
-
-        def go_away(point: WritePoint, group: Sequence[Any]) -> None:
-            if point is WritePoint.COMMITTED and any(one.byte_count for one in group):
-                loop.call_soon_threadsafe(adding.cancel)
-
-        with monkeypatch.context() as hooked:
-            hooked.setattr(write_connection, "hook", go_away)
-            with pytest.raises(asyncio.CancelledError):
-                await adding
+        adding = traces.assembler.add(from_protobuf(post("livekit-10-turns"), SpanRule()), None)
+        await cancelled_once_durable(adding, monkeypatch)
         await traces.later(RULE.close_after)
         assert len(await traces.call_logs(trace_id("livekit-10-turns"))) == 1
 

@@ -5,7 +5,7 @@ import os
 import resource
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -15,8 +15,10 @@ import pytest
 import zstandard
 
 from spool.admin.query import Selection
+from spool.db import write_connection
 from spool.db.connection import log_of
 from spool.db.transaction import Operation, Result, Transaction
+from spool.db.write_connection import WritePoint
 from spool.directory import DATABASE_NAME
 from spool.errors import SpoolFull, SpoolUnavailable
 from spool.records import (
@@ -68,6 +70,21 @@ class Commits:
     def committed(self, seconds: float, batch: int) -> None:
         assert seconds >= 0
         self.batches.append(batch)
+
+
+async def cancelled_once_durable(work: Coroutine[Any, Any, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what commits something, and cancel it when that is durable, before it knows: its client goes away then."""
+    loop = asyncio.get_running_loop()
+    working = asyncio.ensure_future(work)
+
+    def go_away(point: WritePoint, group: Sequence[Any]) -> None:
+        if point is WritePoint.COMMITTED and any(one.byte_count for one in group):
+            loop.call_soon_threadsafe(working.cancel)
+
+    with monkeypatch.context() as hooked:
+        hooked.setattr(write_connection, "hook", go_away)
+        with pytest.raises(asyncio.CancelledError):
+            await working
 
 
 def a_digest() -> bytes:
