@@ -2,29 +2,36 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.cli import Exit
+from gateway.cli import store as store_commands
 from tests.cli.conftest import Cli
 from tests.stores.calls import part_of
 from tests.stores.engines import SqliteEngine
 from uploaders.stores.parts import PartKind
 
 DAY = 24 * 3600 * 1000
-YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
+TODAY = date(2024, 3, 1)
+YESTERDAY = TODAY - timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for a whole test, also at midnight."""
+    monkeypatch.setattr(store_commands, "_today", lambda: TODAY)
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> SqliteEngine:
     """Three calls of yesterday, one of the day before; one of them has an end alone."""
     made = SqliteEngine(tmp_path)
-    made.now = time.time_ns() // 1_000_000
+    made.now = int(datetime.combine(TODAY, time(), UTC).timestamp() * 1000)
     asyncio.run(_filled(made))
     return made
 
@@ -44,7 +51,7 @@ def run(cli: Cli, engine: SqliteEngine) -> Callable[..., Any]:
     env = {
         "CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}",
         "CALLSPOOL_COMPLETION_READS": "routed",
-        "CALLSPOOL_COMPLETION_CUTOFF": datetime.now(UTC).date().isoformat(),
+        "CALLSPOOL_COMPLETION_CUTOFF": TODAY.isoformat(),
     }
     return lambda *arguments: cli(*arguments, env=env)
 
@@ -79,7 +86,7 @@ def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: 
     env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{engine.path}"}
     unknown = cli("backfill", "run", env=env)
     assert (unknown.exit_code, "completion.cutoff" in unknown.stderr) == (Exit.USAGE, True)
-    today = cli("backfill", "run", "--to", datetime.now(UTC).date().isoformat(), env=env)
+    today = cli("backfill", "run", "--to", TODAY.isoformat(), env=env)
     assert (today.exit_code, "not over" in today.stderr) == (Exit.USAGE, True)
     only = lines(run("backfill", "run", "--from", YESTERDAY.isoformat(), "--json"))
     assert [date.fromisoformat(day["day"]) for day in only] == [YESTERDAY]
@@ -87,10 +94,10 @@ def test_what_a_backfill_is_not_told(cli: Cli, run: Callable[..., Any], engine: 
 
 def test_a_day_that_has_not_begun_is_not_compared(run: Callable[..., Any]) -> None:
     """Where nothing is, both paths would agree."""
-    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    tomorrow = (TODAY + timedelta(days=1)).isoformat()
     refused = run("compare", "--day", tomorrow)
     assert (refused.exit_code, "has not begun" in refused.stderr) == (Exit.USAGE, True)
-    assert run("compare", "--day", datetime.now(UTC).date().isoformat()).exit_code == Exit.OK
+    assert run("compare", "--day", TODAY.isoformat()).exit_code == Exit.OK
 
 
 COMMANDS = [
@@ -103,8 +110,7 @@ COMMANDS = [
 def test_a_mistyped_store_is_not_made(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
     """A new one is sound and has no calls, which says nothing of the one that was meant."""
     path = tmp_path / "typo.db"
-    cutoff = datetime.now(UTC).date().isoformat()
-    env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{path}", "CALLSPOOL_COMPLETION_CUTOFF": cutoff}
+    env = {"CALLSPOOL_DATABASE_URL": f"sqlite:///{path}", "CALLSPOOL_COMPLETION_CUTOFF": TODAY.isoformat()}
     result = cli(*command, env=env)
     assert (result.exit_code, f"there is no store at {path}" in result.stderr) == (Exit.FAILED, True)
     assert not path.exists()
@@ -120,7 +126,7 @@ def test_among_several_stores_one_is_to_be_named(cli: Cli, tmp_path: Path, comma
         f'[[destinations]]\nname = "{name}"\ntype = "sqlite"\npath = "{tmp_path / name}.db"\n'
         for name in ("one", "two")
     )
-    file.write_text(f'[completion]\ncutoff = "{datetime.now(UTC).date().isoformat()}"\n{stores}')
+    file.write_text(f'[completion]\ncutoff = "{TODAY.isoformat()}"\n{stores}')
     config = ("--config", str(file))
     assert cli("store", "migrate", *config, "--destination", "two").exit_code == Exit.OK
     for wrong, said in ((), "There are several stores."), (("--destination", "three"), "There is no store three."):
@@ -140,8 +146,8 @@ def test_a_store_that_cannot_be_looked_at_is_named(cli: Cli, tmp_path: Path) -> 
 
 def test_days_that_cannot_be_are_refused_or_left_out(run: Callable[..., Any]) -> None:
     """A first day behind the last is wrong usage; before the year 1 there is none."""
-    turned = run("backfill", "run", "--from", "2026-02-01", "--to", "2026-01-01")
-    assert (turned.exit_code, "--from is after 2026-01-01" in turned.stderr) == (Exit.USAGE, True)
+    turned = run("backfill", "run", "--from", "2024-02-01", "--to", "2024-01-01")
+    assert (turned.exit_code, "--from is after 2024-01-01" in turned.stderr) == (Exit.USAGE, True)
     oldest = run("compare", "--day", "0001-01-01", "--days", "2", "--json")
     assert (oldest.exit_code, [day["day"] for day in lines(oldest)]) == (Exit.OK, ["0001-01-01"])
 
