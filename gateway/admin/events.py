@@ -1,4 +1,4 @@
-"""Recent events of destinations: kept for the status page, and logged.
+"""Recent events of destinations and of the spool: kept for the status page, and logged.
 
 A bounded ring in memory; the log is the history.
 """
@@ -93,6 +93,16 @@ class RecentEvents:
         )
         self._keep("warning", text)
         self._log.warning("details_given_up", deliveries=count, payload_bytes=payload_bytes)
+
+    def not_ready(self, reason: str, runbook: str) -> None:
+        """The spool does not take every record any more."""
+        self._keep("warning", reason)
+        self._log.warning("not_ready", reason=reason, runbook=runbook)
+
+    def ready_again(self, seconds: float) -> None:
+        """It takes all again, after so long."""
+        self._keep("info", f"the spool takes every record again, after {seconds:.0f} s")
+        self._log.info("ready_again", seconds=round(seconds, 1))
 
     def recent(self) -> tuple[Event, ...]:
         """The events that are kept, the newest first."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 from msgspec import structs
@@ -276,7 +276,7 @@ def totals_of(stats: SpoolStats) -> Totals:
 async def summarize_forever(
     stats: Callable[[], SpoolStats], trouble: Callable[[], str | None], every_seconds: float = EVERY_SECONDS
 ) -> None:
-    """Log a summary every minute in which something happened or waits, and what is wrong then, until cancelled.
+    """Log a summary every minute in which something happened or waits, until cancelled.
 
     `trouble` says what is wrong with the maintenance of the spool, if anything.
     """
@@ -296,9 +296,57 @@ async def summarize_forever(
                 spool=bytes_text(current.used_bytes),
             )
         before = after
-        obstacle = _spool_obstacle(current)
-        if obstacle is not None:
-            _log.warning("not_ready", reason=obstacle.text, runbook=obstacle.runbook.value)
         reason = trouble()
         if reason is not None:
             _log.warning("maintenance_failed", reason=reason)
+
+
+# Whether the spool takes every record, told when it changes: a disk may be full for seconds only.
+
+LOOK_SECONDS = 1.0
+_LOOKS_BEFORE_READY = 5
+"""So often it takes records before it is called ready again: at the edge of a full disk it comes and goes."""
+
+
+class ReadinessObserver(Protocol):
+    """Is told of changes, on the event loop."""
+
+    def not_ready(self, reason: str, runbook: str) -> None:
+        """From now on not every record is taken."""
+        ...
+
+    def ready_again(self, seconds: float) -> None:
+        """Every record has been taken again for some seconds; before, not all were for so long."""
+        ...
+
+
+async def follow_readiness(
+    stats: Callable[[], SpoolStats],
+    observer: ReadinessObserver,
+    look_seconds: float = LOOK_SECONDS,
+    every_seconds: float = EVERY_SECONDS,
+) -> None:
+    """Tell the observer at once why the spool refuses records, and that it takes all again, until cancelled.
+
+    As long as it does not, the log says so every minute.
+    """
+    clock = asyncio.get_running_loop().time
+    refusing: tuple[float, float] | None = None
+    """Since when, and the last time that it did."""
+    told_at, looks = clock(), 0
+    while True:
+        obstacle, now = _spool_obstacle(stats()), clock()
+        looks = looks + 1 if obstacle is None else 0
+        if obstacle is None:
+            if refusing is not None and looks >= _LOOKS_BEFORE_READY:
+                observer.ready_again(refusing[1] - refusing[0])
+                refusing = None
+        elif refusing is None:
+            observer.not_ready(obstacle.text, obstacle.runbook)
+            refusing, told_at = (now, now), now
+        else:
+            refusing = refusing[0], now
+            if now - told_at >= every_seconds:
+                _log.warning("not_ready", reason=obstacle.text, runbook=obstacle.runbook.value)
+                told_at = now
+        await asyncio.sleep(look_seconds)

@@ -29,7 +29,7 @@ from gateway.admin.auth import Access, make_local_token
 from gateway.admin.events import Observers, RecentEvents
 from gateway.admin.history import Recorder
 from gateway.admin.metrics import Metrics
-from gateway.admin.status import summarize_forever
+from gateway.admin.status import follow_readiness, summarize_forever
 from gateway.admin.view import BackPressure, Lifecycle, Phase, SettingInForce
 from gateway.calls import LiveEntry
 from gateway.intake.server import IntakeServer
@@ -212,6 +212,7 @@ class Gateway:
         await self._recorder.open(self._settings.spool.dir.absolute())
         beside = Tasks()
         beside.keep(partial(summarize_forever, app.spool.stats, lambda: app.spool.maintenance_failure))
+        beside.keep(partial(follow_readiness, app.spool.stats, self._observers.events))
         beside.keep(partial(self._recorder.run, app.spool.stats, app.destinations))
         try:
             corruption = app.spool.directory.corruption

@@ -1,11 +1,11 @@
-"""The line a minute."""
+"""What the log says by itself: a line a minute, and when records are refused."""
 
 import asyncio
 
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from gateway.admin.status import summarize_forever
+from gateway.admin.status import follow_readiness, summarize_forever
 from spool.records import Lane
 from spool.stats import LaneCounts, SpoolStats
 
@@ -16,14 +16,14 @@ def stats_of(counts: LaneCounts, shortage: str | None = None) -> SpoolStats:
     return SpoolStats(5_000_000, 10_000_000, {("endpoint", Lane.CORE): counts}, {}, 0, None, shortage)
 
 
-async def lines(*looks: LaneCounts, trouble: str | None = None, shortage: str | None = None) -> list[EventDict]:
+async def lines(*looks: LaneCounts, trouble: str | None = None) -> list[EventDict]:
     """What is logged while the spool stands like this, look after look."""
     left, seen_all = list(looks), asyncio.Event()
 
     def stats() -> SpoolStats:
         if len(left) == 1:
             seen_all.set()
-        return stats_of(left.pop(0) if len(left) > 1 else left[0], shortage)
+        return stats_of(left.pop(0) if len(left) > 1 else left[0])
 
     with capture_logs() as logged:
         task = asyncio.create_task(summarize_forever(stats, lambda: trouble, MOMENT))
@@ -61,9 +61,59 @@ async def test_what_maintenance_cannot_do_is_told() -> None:
     assert (line["event"], line["log_level"]) == ("maintenance_failed", "warning")
 
 
-async def test_a_full_disk_is_told() -> None:
-    """Whoever reads nothing but the log learns each minute why posts are refused."""
-    idle = LaneCounts()
-    (line, *_) = await lines(idle, idle, idle, shortage="the disk is full: free space on it")
-    assert (line["event"], line["log_level"]) == ("not_ready", "warning")
-    assert line["reason"] == "the spool cannot take every record: the disk is full: free space on it"
+class Told:
+    """What an observer of readiness heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def not_ready(self, reason: str, runbook: str) -> None:
+        assert runbook.endswith("#the-disk-is-full")
+        self.heard.append(reason)
+
+    def ready_again(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.heard.append("ready again")
+
+
+FULL = "the disk is full: free space on it"
+TOLD = f"the spool cannot take every record: {FULL}"
+
+
+async def followed(looks: list[bool], every_seconds: float = 60) -> tuple[list[str], list[EventDict]]:
+    """What is told, and logged besides, when the disk is full at these looks, and at all that follow as at the last."""
+    left, seen_all, told = list(looks), asyncio.Event(), Told()
+
+    def stats() -> SpoolStats:
+        if len(left) == 1:
+            seen_all.set()
+        full = left.pop(0) if len(left) > 1 else left[0]
+        return stats_of(LaneCounts(), FULL if full else None)
+
+    with capture_logs() as logged:
+        task = asyncio.create_task(follow_readiness(stats, told, 0, every_seconds))
+        await asyncio.wait_for(seen_all.wait(), 30)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    return told.heard, logged
+
+
+async def test_a_disk_that_was_full_for_a_moment_is_told() -> None:
+    """Also when that is over before the minute is: once that it is full, once that it is not."""
+    assert await followed([False, True, *[False] * 9]) == ([TOLD, "ready again"], [])
+
+
+async def test_at_the_edge_of_a_full_disk_the_log_is_not_flooded() -> None:
+    """Where it comes and goes, it is not over."""
+    assert await followed([True, False] * 50) == ([TOLD], [])
+
+
+async def test_a_disk_that_stays_full_is_told_each_minute() -> None:
+    """Whoever reads nothing but the log learns why posts are refused."""
+    told, logged = await followed([True] * 9, every_seconds=0)
+    assert told == [TOLD]
+    assert {(line["event"], line["log_level"], line["reason"]) for line in logged} == {("not_ready", "warning", TOLD)}
+
+
+async def test_a_spool_that_takes_everything_is_not_worth_a_line() -> None:
+    assert await followed([False] * 20) == ([], [])

@@ -55,6 +55,8 @@ async def test_a_full_disk_refuses_says_so_and_recovers_by_itself(tmp_path: Path
             await endpoint.wait_for(2 * (len(accepted) + 1), deadline=60)
             await gateway.delivered()
             assert await gateway.metric("callspool_unaccounted_records") == 0
+            assert all("disk is full" in told["reason"] for told in gateway.events("not_ready"))
+            assert gateway.events("not_ready")
     arrived = {arrival.call_id for arrival in endpoint.accepted}
     assert arrived >= {*accepted, "later"}
     assert refused not in arrived
