@@ -339,7 +339,7 @@ class Acceptor:
         # A repeated start says nothing new: its call may have ended since.
         if not accepted.superseded and not (accepted.duplicate and call_log.event == STARTED):
             self.open_calls.accepted(call_log.call_id, call_log.event, self._clock(), principal, call_log.happened_at)
-        if self.open_calls.call_ended is not None and call_log.event == ENDED:
+        if self.open_calls.call_ended is not None and call_log.event in ENDS:
             self.open_calls.call_ended(call_log.call_id, principal)
         if not accepted.duplicate:
             self._observer.payload(accepted.raw_bytes, accepted.stored_bytes)

@@ -1,6 +1,6 @@
 """Watches open traces, and makes one call log of each when it is closed.
 
-A trace is closed some seconds after its root span came, which ends last; when the call's own `call_ended` was posted;
+A trace is closed some seconds after its root span came, which ends last; when the call's own end was posted;
 when no span came for minutes; or when it has grown too large. What comes after that is an update of its call.
 """
 
@@ -74,7 +74,7 @@ class TraceStore(Protocol):
     """Called with spans that a salvage brought, who posted them, and how many call logs their trace has."""
 
     async def has_ended(self, call_id: str, principal: str) -> bool:
-        """Whether this principal posted a `call_ended` of this call."""
+        """Whether this principal posted an end of this call, or all of it at once."""
         ...
 
     async def erase(self, trace_id: bytes, principal: str) -> None:
@@ -254,7 +254,7 @@ class TraceAssembler:
             self._ending.add(key)
 
     def _note_end(self, call_id: str, principal: str) -> None:
-        """A `call_ended` of this call was accepted."""
+        """An end of this call was accepted."""
         for key in self._calls.get(call_id, ()):
             theirs = key[1]
             # Where tenants are named by their agents, spans do not know theirs yet.

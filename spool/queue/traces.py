@@ -52,7 +52,7 @@ _ROWS = """
     SELECT row_id, spans, raw_bytes, crc32, frame FROM trace_rows
     WHERE trace_id = ? AND principal = ? AND row_id > ? ORDER BY row_id LIMIT 4
 """
-_ENDED = "SELECT 1 FROM records WHERE call_id = ? AND principal = ? AND event = 'call_ended' LIMIT 1"
+_ENDED = "SELECT 1 FROM records WHERE call_id = ? AND principal = ? AND event IN ('call_ended', 'call_log') LIMIT 1"
 _OLD = "SELECT trace_id, principal, token_id FROM traces WHERE spans = 0 AND last_at < ? LIMIT ?"
 _DELETE = "DELETE FROM traces WHERE trace_id = ? AND principal = ?"
 _FORGET = f"{_DELETE} AND spans = 0"
@@ -161,7 +161,7 @@ class Traces:
         return rows[0][0] if rows else None
 
     async def has_ended(self, call_id: str, principal: str) -> bool:
-        """Whether this principal posted a `call_ended` of this call, as far as receipts go back."""
+        """Whether this principal posted an end of this call, or all of it at once, as far as receipts go back."""
         return bool(await self._reader.ask(_ENDED, (call_id, principal)))
 
     async def erase(self, trace_id: bytes, principal: str) -> None:

@@ -129,15 +129,16 @@ async def are_closed_in_time(traces: Tracing) -> None:
     assert len(await traces.call_logs((1).to_bytes(16, "big").hex())) == 1
 
 
-async def test_the_calls_own_end_makes_its_spans_an_update(tmp_path: Path) -> None:
-    """Where the agent posts its `call_ended` too, there is one end, and the spans come after it."""
+@pytest.mark.parametrize("event", [{"wcall_event": "call_ended"}, {}], ids=["end", "whole"])
+async def test_the_calls_own_end_makes_its_spans_an_update(tmp_path: Path, event: dict[str, str]) -> None:
+    """Where the agent posts its end too, or the whole call at once, there is one end, and the spans come after it."""
     name = "livekit-10-turns"
     async with tracing(tmp_path) as traces:
         await traces.export(in_posts(request(name), 2)[0])
-        await traces.world.post({"call_id": trace_id(name), "wcall_event": "call_ended"}, "/v1/calls")
+        await traces.world.post({"call_id": trace_id(name), **event}, "/v1/calls")
         await traces.later(RULE.close_after)
         ended, update = await traces.call_logs(trace_id(name))
-        assert ended["wcall_event"] == "call_ended"
+        assert ended.get("wcall_event") == event.get("wcall_event")
         assert update["update_type"] == "late_spans"
         assert "wcall_event" not in update
 

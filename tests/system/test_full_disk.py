@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,9 +88,10 @@ async def test_a_gateway_on_a_full_disk_empties_itself_and_stops_in_time(tmp_pat
             fill_up(disk, "more")
             await until_refused(gateway)
             endpoint.set_fault(Fault())
-            asked = time.monotonic()
-            gateway.terminate()
-            assert await gateway.ended() == 0
+            with kept_full(disk):
+                asked = time.monotonic()
+                gateway.terminate()
+                assert await gateway.ended() == 0
             assert time.monotonic() - asked < 15, "it waited for what it cannot take"
 
 
@@ -132,8 +134,8 @@ def take_all_inodes(disk: Path) -> list[Path]:
 
 def fill_up(disk: Path, name: str) -> None:
     """Let somebody else take all that is free, whatever the gateway takes or gives back meanwhile."""
-    size = 0
-    with (disk / name).open("wb") as ballast:
+    with (disk / name).open("ab") as ballast:
+        size = ballast.tell()
         for _ in range(1000):
             free = shutil.disk_usage(disk).free
             if not free:
@@ -142,6 +144,24 @@ def fill_up(disk: Path, name: str) -> None:
                 os.posix_fallocate(ballast.fileno(), size, free)
                 size += free
     raise AssertionError("the disk was never full")
+
+
+@contextlib.contextmanager
+def kept_full(disk: Path) -> Iterator[None]:
+    """Somebody else takes what is given back, as soon as it is."""
+    over = threading.Event()
+
+    def take() -> None:
+        while not over.wait(0.01):
+            fill_up(disk, "taken")
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        taking.join()
 
 
 async def until_a_large_one_is_refused(gateway: GatewayProcess, disk: Path, accepted: list[str]) -> str:
