@@ -282,16 +282,35 @@ async def test_a_server_in_trouble_is_asked_to_abort_one_upload_only(
         assert heard.not_aborted == failures
 
 
+async def test_an_upload_that_always_fails_keeps_no_other_from_being_aborted(
+    store: Store, weed: Server, bucket: str, proxied: Proxy, heard: Heard, credentials: None
+) -> None:
+    """Those behind it are tried first the next time."""
+    for number in range(3):
+        await begun_and_abandoned(store, bucket, f"upload-{number}")
+    proxied.decide = lambda request: (
+        Answer(500, "InternalError") if "upload-0" in request.target and request.method == "DELETE" else Fate.PASS
+    )
+    now = [0.0]
+    chosen = options(weed, bucket, endpoint_url=proxied.endpoint)
+    uploader = S3Uploader(chosen, store.spool, store.spool.uploader_state, heard, clock=lambda: now[0])
+    left = []
+    for _ in range(2):
+        await uploader.deliver(await store.large(1000))
+        left.append([one.upload_id for one in await store.spool.uploader_state.abandoned_uploads(DESTINATION)])
+        now[0] += TIDY_SECONDS
+    await uploader.close()
+    assert left == [["upload-0", "upload-1", "upload-2"], ["upload-0"]]
+
+
 def answered_to_deletes(answer: Answer, request: Request) -> Answer | Fate:
     return answer if request.method == "DELETE" else Fate.PASS
 
 
-async def begun_and_abandoned(store: Store, bucket: str) -> None:
+async def begun_and_abandoned(store: Store, bucket: str, upload_id: str = "unknown-upload") -> None:
     """The ledger has an upload that the server does not know, of a delivery that was given up."""
     delivery = await store.large(1000)
-    await store.spool.uploader_state.begin_upload(
-        UploadProgress(delivery.key, bucket, "key", "unknown-upload", 5 * MEBIBYTE)
-    )
+    await store.spool.uploader_state.begin_upload(UploadProgress(delivery.key, bucket, "key", upload_id, 5 * MEBIBYTE))
     await store.discarded(delivery)
 
 

@@ -345,6 +345,7 @@ class StaleUploads:
         self._bucket = bucket
         self._ledger = ledger
         self._observer = observer
+        self._failed_last: DeliveryKey | None = None
 
     async def abort(self, progress: UploadProgress) -> None:
         """Abort one and forget it; one that the server does not know is as good. Raises `S3Failure`."""
@@ -370,14 +371,18 @@ class StaleUploads:
     async def abort_abandoned(self, destination: str) -> None:
         """Abort those whose deliveries ended; what fails is counted, and tried again another time.
 
-        So are those behind one that a server in trouble failed: a delivery waits, and each could take a time-out.
+        So are those behind one that a server in trouble failed: a delivery waits, and each could take a time-out. Those
+        come first the next time.
         """
-        for progress in await self._ledger.abandoned_uploads(destination):
+        found = await self._ledger.abandoned_uploads(destination)
+        behind = next((place for place, one in enumerate(found, 1) if one.delivery == self._failed_last), 0)
+        for progress in (*found[behind:], *found[:behind]):
             try:
                 await self.abort(progress)
             except S3Failure as failure:
                 self._observer.uploads_aborted(destination, 0, failed=1)
                 if isinstance(failure.outcome, RetryLater):
+                    self._failed_last = progress.delivery
                     return
 
     async def _abort(self, bucket: Bucket, key: str, upload_id: str, destination: str) -> None:
