@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 from msgspec import structs
 
+from gateway.admin.events import RecentEvents
 from gateway.admin.verdict import verdict_of
 from gateway.admin.view import Lifecycle, Phase
 from gateway.formatting import bytes_text
@@ -308,25 +309,13 @@ _LOOKS_BEFORE_READY = 5
 """So often it takes records before it is called ready again: at the edge of a full disk it comes and goes."""
 
 
-class ReadinessObserver(Protocol):
-    """Is told of changes, on the event loop."""
-
-    def not_ready(self, reason: str, runbook: str) -> None:
-        """From now on not every record is taken."""
-        ...
-
-    def ready_again(self, seconds: float) -> None:
-        """Every record has been taken again for some seconds; before, not all were for so long."""
-        ...
-
-
 async def follow_readiness(
     stats: Callable[[], SpoolStats],
-    observer: ReadinessObserver,
+    events: RecentEvents,
     look_seconds: float = LOOK_SECONDS,
     every_seconds: float = EVERY_SECONDS,
 ) -> None:
-    """Tell the observer at once why the spool refuses records, and that it takes all again, until cancelled.
+    """Tell at once why the spool refuses records, and that it has taken all again for some seconds, until cancelled.
 
     As long as it does not, the log says so every minute.
     """
@@ -339,10 +328,10 @@ async def follow_readiness(
         looks = looks + 1 if obstacle is None else 0
         if obstacle is None:
             if refusing is not None and looks >= _LOOKS_BEFORE_READY:
-                observer.ready_again(refusing[1] - refusing[0])
+                events.ready_again(refusing[1] - refusing[0])
                 refusing = None
         elif refusing is None:
-            observer.not_ready(obstacle.text, obstacle.runbook)
+            events.not_ready(obstacle.text, obstacle.runbook)
             refusing, told_at = (now, now), now
         else:
             refusing = refusing[0], now

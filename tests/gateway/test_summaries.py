@@ -5,6 +5,7 @@ import asyncio
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from gateway.admin.events import RecentEvents
 from gateway.admin.status import follow_readiness, summarize_forever
 from spool.records import Lane
 from spool.stats import LaneCounts, SpoolStats
@@ -61,28 +62,13 @@ async def test_what_maintenance_cannot_do_is_told() -> None:
     assert (line["event"], line["log_level"]) == ("maintenance_failed", "warning")
 
 
-class Told:
-    """What an observer of readiness heard."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def not_ready(self, reason: str, runbook: str) -> None:
-        assert runbook.endswith("#the-disk-is-full")
-        self.heard.append(reason)
-
-    def ready_again(self, seconds: float) -> None:
-        assert seconds >= 0
-        self.heard.append("ready again")
-
-
 FULL = "the disk is full: free space on it"
 TOLD = f"the spool cannot take every record: {FULL}"
 
 
 async def followed(looks: list[bool], every_seconds: float = 60) -> tuple[list[str], list[EventDict]]:
     """What is told, and logged besides, when the disk is full at these looks, and at all that follow as at the last."""
-    left, seen_all, told = list(looks), asyncio.Event(), Told()
+    left, seen_all, events = list(looks), asyncio.Event(), RecentEvents(lambda: 0)
 
     def stats() -> SpoolStats:
         if len(left) == 1:
@@ -91,27 +77,35 @@ async def followed(looks: list[bool], every_seconds: float = 60) -> tuple[list[s
         return stats_of(LaneCounts(), FULL if full else None)
 
     with capture_logs() as logged:
-        task = asyncio.create_task(follow_readiness(stats, told, 0, every_seconds))
+        task = asyncio.create_task(follow_readiness(stats, events, 0, every_seconds))
         await asyncio.wait_for(seen_all.wait(), 30)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    return told.heard, logged
+    return [event.text for event in reversed(events.recent())], logged
 
 
 async def test_a_disk_that_was_full_for_a_moment_is_told() -> None:
     """Also when that is over before the minute is: once that it is full, once that it is not."""
-    assert await followed([False, True, *[False] * 9]) == ([TOLD, "ready again"], [])
+    told, logged = await followed([False, True, *[False] * 9])
+    assert told == [TOLD, "the spool takes every record again, after 0 s"]
+    assert [(line["event"], line["log_level"]) for line in logged] == [
+        ("not_ready", "warning"),
+        ("ready_again", "info"),
+    ]
+    assert logged[0]["runbook"].endswith("#the-disk-is-full")
 
 
 async def test_at_the_edge_of_a_full_disk_the_log_is_not_flooded() -> None:
     """Where it comes and goes, it is not over."""
-    assert await followed([True, False] * 50) == ([TOLD], [])
+    told, logged = await followed([True, False] * 50)
+    assert (told, len(logged)) == ([TOLD], 1)
 
 
 async def test_a_disk_that_stays_full_is_told_each_minute() -> None:
     """Whoever reads nothing but the log learns why posts are refused."""
     told, logged = await followed([True] * 9, every_seconds=0)
     assert told == [TOLD]
+    assert len(logged) > 1
     assert {(line["event"], line["log_level"], line["reason"]) for line in logged} == {("not_ready", "warning", TOLD)}
 
 

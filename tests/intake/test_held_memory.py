@@ -22,10 +22,25 @@ NAN = SHAPES["no numbers"].body(2)
 """What the gateway does not parse itself."""
 
 
-def held() -> list[int]:
-    """The sizes of all large bodies that this process holds, in memory or mapped."""
+def large_views() -> list[memoryview]:
+    """All large bodies that this process holds, in memory or mapped."""
     views = (each for each in gc.get_objects() if isinstance(each, memoryview))
-    return [view.nbytes for view in views if view.nbytes > MB // 2]
+    return [view for view in views if view.nbytes > MB // 2]
+
+
+def held() -> list[int]:
+    """Their sizes."""
+    return [view.nbytes for view in large_views()]
+
+
+def holders() -> list[str]:
+    """What refers to each of them, and to what does."""
+    told, views = [], large_views()
+    for view in views:
+        near = [each for each in gc.get_referrers(view) if each is not views]
+        far = [f"{type(each).__name__} {each!r:.200}" for each in gc.get_referrers(*near)]
+        told.append(f"{view.nbytes} bytes, by {far}")
+    return told
 
 
 @pytest.mark.parametrize(
@@ -48,7 +63,10 @@ async def test_nothing_of_a_body_stays_behind_its_answer(
 ) -> None:
     """A post that was answered holds no memory, though the cyclic collector has not run since."""
     assert (await world.post(body, "/v1/calls", headers=headers)).status == status
-    await world.until(lambda: not world.staged_files() and not held())
+    try:
+        await world.until(lambda: not world.staged_files() and not held())
+    except TimeoutError:
+        pytest.fail(f"staged: {world.staged_files()}; held: {holders()}")
 
 
 async def test_a_slow_body_is_held_nowhere_but_in_its_file(world: RunningIntake) -> None:
