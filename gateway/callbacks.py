@@ -46,7 +46,6 @@ class CallbackObserver(Protocol):
 
     def callback_ended(self, outcome: str, late_seconds: float | None) -> None:
         """One was fired, so late, or moved, or cancelled."""
-        ...
 
 
 class CallbackScheduler:

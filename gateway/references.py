@@ -45,7 +45,6 @@ class ReferenceObserver(Protocol):
 
     def reference_downloaded(self, seconds: float, size: int) -> None:
         """An object of this many bytes, once decoded, was read and decoded in this time."""
-        ...
 
 
 class _Note(msgspec.Struct):

@@ -16,6 +16,8 @@ import hypothesis
 import pytest
 import structlog
 import uvloop
+from slipcover import pytest_plugin as probes
+from slipcover.config import read_config
 
 from gateway.process import signal_handling
 from spool import space
@@ -31,6 +33,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("callspool")
 # Before logging is set up: structlog's own tracebacks show the variables of each frame, at 0.1 s for one.
 structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+
+# slipcover 1.1 does not pass on its settings to the processes of pytest-xdist.
+if probes._slipcover_instance is not None:
+    probes._slipcover_instance.d_miss_threshold = read_config()["threshold"]
 
 pytest_plugins = (
     "tests.kafka.clusters",

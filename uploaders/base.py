@@ -85,11 +85,9 @@ class PayloadReader(Protocol):
 
         Raises `spool.errors.CorruptPayload` when a chunk is missing or does not match its checksum.
         """
-        ...
 
     async def token(self, token_id: int) -> str | None:
         """The agent's own token by its id; None once it was overwritten."""
-        ...
 
 
 class Uploader(Protocol):
@@ -97,11 +95,9 @@ class Uploader(Protocol):
 
     async def deliver(self, delivery: Delivery) -> Outcome:
         """Make one attempt. It may be cancelled: the delivery is then still owed."""
-        ...
 
     async def close(self) -> None:
         """Close connections and files. No attempt is under way when this is called."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +148,6 @@ class Eraser(Protocol):
     async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """Delete all that it delivered of these calls, or count it. It can be called again; it never raises for what
         a destination or a network does. No delivery of these calls is under way."""
-        ...
 
 
 @runtime_checkable
@@ -171,7 +166,6 @@ class BatchUploader(Uploader, Protocol):
 
         Raises what `deliver` raises when a payload cannot be read; then each is attempted alone.
         """
-        ...
 
 
 class Queue(Protocol):
@@ -180,7 +174,6 @@ class Queue(Protocol):
     @property
     def uploader_state(self) -> "UploaderState":
         """Where open circuit breakers are kept."""
-        ...
 
     async def due(
         self, destination: str, lane: Lane, *, now: int, limit: int, of_tenant: OfTenant | None = None
@@ -189,7 +182,6 @@ class Queue(Protocol):
 
         Deliveries that are being attempted are still among them: claims live in the dispatcher's memory.
         """
-        ...
 
     async def settle(
         self, delivery: Delivery, settlement: Settlement, breaker: BreakerUpdate | None = None, took: int | None = None
@@ -199,7 +191,6 @@ class Queue(Protocol):
         `took` is how many milliseconds the attempt took; None where nothing was sent. Returns the deliveries that it
         freed.
         """
-        ...
 
     async def release(
         self, destination: str, token_id: int | None, *, limit: int | None = None
@@ -208,22 +199,18 @@ class Queue(Protocol):
 
         Returns the first of the freed ones; the others are found by `due`.
         """
-        ...
 
     async def held_tokens(self, destination: str) -> tuple[int | None, ...]:
         """The tokens for which `Hold` has set something aside: after a restart they are to be tried again."""
-        ...
 
     async def revive(self, destination: str, *, since: int, refused: Callable[[str], bool]) -> tuple[Delivery, ...]:
         """Put back what became a dead letter there at or after `since`, for a reason of which `refused` holds.
 
         It is as if never tried. Returns what may be sent now.
         """
-        ...
 
     async def make_due(self, destination: str, *, now: int) -> None:
         """Make every delivery due now that was deferred until this destination accepts deliveries again."""
-        ...
 
 
 class DispatchObserver(Protocol):
@@ -235,15 +222,12 @@ class DispatchObserver(Protocol):
         `outcome` is delivered, retry, held, dead, diverted (a fallback takes its place), or corrupt (dead, because its
         payload is damaged in the spool).
         """
-        ...
 
     def destination_changed(self, destination: str, up: bool, reason: str) -> None:
         """A destination began or stopped accepting deliveries."""
-        ...
 
     def credential_changed(self, destination: str, credential: str, accepted: bool, reason: str) -> None:
         """A destination began or stopped refusing a token, whose deliveries are held meanwhile."""
-        ...
 
 
 class BreakerState(StrEnum):
@@ -291,7 +275,6 @@ class ObjectObserver(Protocol):
 
     def object_delivered(self, destination: str, size: int, seconds: float, *, large: bool) -> None:
         """An object of `size` bytes was sent and confirmed; `large`: it was a delivery of the detail lane."""
-        ...
 
 
 # What uploaders keep through restarts.
@@ -306,31 +289,24 @@ class UploaderState(Protocol):
 
     async def read_breaker(self, destination: str) -> BreakerSnapshot | None:
         """What was kept last; None for a destination whose breaker is closed."""
-        ...
 
     async def keep_breaker(self, destination: str, breaker: BreakerSnapshot | None) -> None:
         """Remember it, or that it is closed."""
-        ...
 
     async def upload_progress(self, key: DeliveryKey) -> UploadProgress | None:
         """The progress of a delivery's upload; None when it has none."""
-        ...
 
     async def begin_upload(self, progress: UploadProgress) -> None:
         """Save an upload that was begun, in place of an earlier one of this delivery."""
-        ...
 
     async def write_parts(self, key: DeliveryKey, parts: Mapping[int, PartProgress]) -> None:
         """Save parts as they are now: before they are sent, and with their ETag after."""
-        ...
 
     async def forget_upload(self, key: DeliveryKey) -> None:
         """Forget the upload of a delivery."""
-        ...
 
     async def abandoned_uploads(self, destination: str) -> tuple[UploadProgress, ...]:
         """Some uploads, without their parts, whose deliveries ended without being delivered."""
-        ...
 
 
 class S3Observer(ObjectObserver, Protocol):
@@ -338,19 +314,15 @@ class S3Observer(ObjectObserver, Protocol):
 
     def part_sent(self, destination: str, size: int, *, repeated: bool) -> None:
         """A part was uploaded; `repeated`: an earlier attempt had begun it and did not see its end."""
-        ...
 
     def parts_resumed(self, destination: str, count: int) -> None:
         """An upload was resumed: `count` parts were there already and were not sent again."""
-        ...
 
     def uploads_aborted(self, destination: str, count: int, *, failed: int) -> None:
         """`count` abandoned uploads were aborted at the server, `failed` could not be so far."""
-        ...
 
     def read_back(self, destination: str, size: int) -> None:
         """The server gave no checksum that verifies an object, so it was downloaded and compared."""
-        ...
 
 
 class SilentObserver:

@@ -36,22 +36,18 @@ class RecordingStore(Protocol):
 
     async def find(self, name: str) -> str | None:
         """The address of the recording of this name, if it is there."""
-        ...
 
     async def put(self, name: str, content_type: str, chunks: AsyncIterator[bytes]) -> str:
         """Keep a recording, and return its address. Raises what `chunks` raises, too, and then nothing is kept.
 
         `name` is a path of safe names, DATE/SOURCE/CALL_ID/NAME; `content_type` is that of the audio.
         """
-        ...
 
     async def erase(self, calls: Sequence[CallToErase], *, dry_run: bool = False) -> Erased:
         """See `uploaders.base.Eraser`: the recordings of these calls."""
-        ...
 
     async def close(self) -> None:
         """Close its connections."""
-        ...
 
 
 class DirectoryRecordings:

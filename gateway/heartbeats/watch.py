@@ -49,43 +49,33 @@ class LiveStore(Protocol):
 
     async def open(self) -> None:
         """Read which calls are live from before."""
-        ...
 
     async def hear(self, heard: HeardCall, token: str | None) -> LiveCall:
         """Make what a post says of a call durable. Raises `SpoolError`."""
-        ...
 
     def says_nothing_new(self, heard: HeardCall) -> bool:
         """Whether all that it says is durable."""
-        ...
 
     def ended(self, call_id: str, principal: str) -> None:
         """The call is not live any more."""
-        ...
 
     async def current(self, call_id: str, principal: str) -> LiveCall | None:
         """The call as it is stored; None where it has ended."""
-        ...
 
     def turns(self, call_id: str, principal: str) -> AsyncIterator[bytes | None]:
         """The turns of a call in their order; None for one that is damaged."""
-        ...
 
     async def about(self, call_id: str, principal: str) -> bytes | None:
         """What its agent says of a call, as members of a JSON object; None for nothing."""
-        ...
 
     async def token_id(self, call_id: str, principal: str) -> int | None:
         """Where the sender's key is kept, if a post of this call brought one."""
-        ...
 
     async def erase(self, call_id: str, principal: str) -> None:
         """Delete a call, and what was said in it. Raises `SpoolError`."""
-        ...
 
     async def touch(self, calls: list[LiveCall]) -> None:
         """Make durable when these were heard of last."""
-        ...
 
 
 class HeartbeatObserver(Protocol):
@@ -93,15 +83,12 @@ class HeartbeatObserver(Protocol):
 
     def turns_kept(self, count: int) -> None:
         """So many turns are durable that were not before."""
-        ...
 
     def agent_lost(self) -> None:
         """A call log says that an agent is lost."""
-        ...
 
     def calls_watched(self, count: int) -> None:
         """So many calls are watched."""
-        ...
 
 
 class ListeningTime:

@@ -186,15 +186,12 @@ class Source(Protocol):
 
     async def next(self, seconds: float | None = None) -> bytes | None:
         """The next piece; empty at the end; None when nothing comes within `seconds`."""
-        ...
 
     def cover(self, reserved: int) -> None:
         """From now on this much memory is reserved."""
-        ...
 
     def taken(self, byte_count: int) -> None:
         """This many of the bytes that were read are held no longer."""
-        ...
 
 
 class _Streamed:

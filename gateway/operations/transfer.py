@@ -41,15 +41,12 @@ class Rules(Protocol):
 
     def owner_of_imported(self, tenant: str | None, agent_id: str | None, key: str | None) -> Owner:
         """Whose it is."""
-        ...
 
     def key_for(self, tenant: str | None, agents_key: str | None) -> str | None:
         """What an endpoint is sent with it."""
-        ...
 
     async def redacted(self, body: Body, tenant: str | None) -> memoryview | None:
         """What may be stored of it; None: all."""
-        ...
 
 
 class DeadLetterImporter:

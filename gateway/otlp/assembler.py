@@ -56,30 +56,24 @@ class TraceStore(Protocol):
 
     async def add(self, posted: Sequence[NewSpans], token: str | None, principal: str) -> None:
         """Make spans durable. Raises `SpoolError`."""
-        ...
 
     async def open(self) -> list[OpenTrace]:
         """Every trace that is remembered; those first that were quiet longest."""
-        ...
 
     def rows(self, trace_id: bytes, principal: str) -> AsyncIterator[TraceRow]:
         """The spans of a trace, row by row."""
-        ...
 
     async def token_id(self, trace_id: bytes, principal: str) -> int | None:
         """Where the sender's key is kept, if a post of this trace brought one."""
-        ...
 
     imported: Callable[[NewSpans, str, int], None]
     """Called with spans that a salvage brought, who posted them, and how many call logs their trace has."""
 
     async def has_ended(self, call_id: str, principal: str) -> bool:
         """Whether this principal posted an end of this call, or all of it at once."""
-        ...
 
     async def erase(self, trace_id: bytes, principal: str) -> None:
         """Delete a trace with its spans. Raises `SpoolError`."""
-        ...
 
 
 class TraceObserver(Protocol):
@@ -87,11 +81,9 @@ class TraceObserver(Protocol):
 
     def otlp_spans(self, result: str, count: int) -> None:
         """So many spans were accepted, rejected, or late."""
-        ...
 
     def otlp_open_calls(self, count: int) -> None:
         """So many traces are open."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

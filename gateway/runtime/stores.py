@@ -60,7 +60,6 @@ class StoreObserver(RoutingObserver, Protocol):
 
     def calls_swept(self, destination: str, swept: Swept) -> None:
         """Calls were given up, and others wait still."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

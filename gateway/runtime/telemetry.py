@@ -37,7 +37,6 @@ class SpanObserver(Protocol):
 
     def spans_exported(self, result: str, count: int) -> None:
         """`result` is sent, failed, or dropped: the queue was full."""
-        ...
 
 
 def span_sender(

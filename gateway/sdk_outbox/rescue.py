@@ -37,7 +37,6 @@ class RescueObserver(Protocol):
 
     def row_settled(self, path: str, outcome: Outcome, size: int) -> None:
         """A row with a payload of `size` bytes was taken, or will not be; not told of rows that wait."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,6 @@ class RowSink(Protocol):
         Raises `RowRefused` for a row that is no call log, `SinkUnavailable` while nothing can be accepted, and
         `OutboxError` where the row cannot be read.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,19 +62,15 @@ class Scheme(Protocol):
     @property
     def header(self) -> str:
         """The header that must be there, for messages."""
-        ...
 
     def claimed_at(self, headers: Mapping[str, str]) -> float | None:
         """The time that the headers alone name, in seconds since 1970. Raises `Malformed` without a signature."""
-        ...
 
     def matches(self, secret: str, webhook: Webhook) -> bool:
         """Whether this secret signed this request. Raises `Malformed`."""
-        ...
 
     def sign(self, secret: str, body: Buffer, now: float, url: str = "") -> dict[str, str]:
         """The headers that a provider would send with this body."""
-        ...
 
 
 class Malformed(Exception):

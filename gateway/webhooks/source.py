@@ -120,19 +120,15 @@ class WebhookObserver(Protocol):
 
     def webhook(self, source: str, type_: str, result: str) -> None:
         """One ended: accepted, duplicate, ignored, forwarded, needs_answer, unconfigured, or why it was refused."""
-        ...
 
     def webhook_skew(self, source: str, seconds: float) -> None:
         """A signed time lies so far in the past; negative for the future."""
-        ...
 
     def webhook_accepted_at(self, source: str, at: int) -> None:
         """The last genuine one was accepted then, in milliseconds since 1970."""
-        ...
 
     def webhook_dropped(self, source: str, count: int) -> None:
         """The provider says that it gave up so many."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,6 @@ class CommitObserver(Protocol):
 
     def committed(self, seconds: float, batch: int) -> None:
         """A transaction with `batch` operations took `seconds` from BEGIN to the end of its fsync."""
-        ...
 
 
 LOOK_SECONDS = 1.0

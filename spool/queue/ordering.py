@@ -29,7 +29,6 @@ class Database(Protocol):
 
     def execute(self, statement: str, parameters: Row | Mapping[str, object] = (), /) -> sqlite3.Cursor:
         """Run one statement."""
-        ...
 
 
 class Sibling(Struct, frozen=True):

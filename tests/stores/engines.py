@@ -30,31 +30,24 @@ class Engine(Protocol):
 
     def store(self, *, pairs: bool = True, announces: bool = False) -> Store:
         """A store on the database, as each process has one of its own."""
-        ...
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass for the store."""
-        ...
 
     def advance_claims(self, milliseconds: int) -> None:
         """Let time pass for what is claimed of the outbox."""
-        ...
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """What lies in the database."""
-        ...
 
     def set_schema_version(self, version: int) -> None:
         """Pretend that another callspool has migrated it."""
-        ...
 
     def age(self, milliseconds: int) -> None:
         """Make every part that is there so much older."""
-        ...
 
     def change(self, statement: str) -> None:
         """Change something behind the store's back."""
-        ...
 
 
 class SqliteEngine:

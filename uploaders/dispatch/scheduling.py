@@ -24,7 +24,6 @@ class TimerHandle(Protocol):
 
     def cancel(self) -> None:
         """Keep it from being made."""
-        ...
 
 
 class Timer:

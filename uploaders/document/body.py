@@ -34,11 +34,9 @@ class Compressor(Protocol):
 
     def compress(self, data: bytes, /) -> bytes:
         """Take some input; return what output that gave."""
-        ...
 
     def flush(self) -> bytes:
         """End the stream; return the rest of the output."""
-        ...
 
 
 def fast_gzip() -> Compressor:

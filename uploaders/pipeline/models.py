@@ -70,11 +70,9 @@ class EmbeddingModel(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> tuple[Sequence[bytes], int]:
         """A vector (float32, little-endian, of length 1) for each text, and how many tokens that took."""
-        ...
 
     async def close(self) -> None:
         """Close connections."""
-        ...
 
 
 class VectorStore(Protocol):
@@ -85,23 +83,18 @@ class VectorStore(Protocol):
 
     async def prepare(self, dimensions: int) -> None:
         """Make what is missing. Raises `ModelRefused` where it is there with another number of dimensions."""
-        ...
 
     async def put(self, project: str, call_id: str, vector: bytes) -> None:
         """Keep the vector of a call, in place of an earlier one."""
-        ...
 
     async def nearest(self, project: str, vector: bytes, limit: int) -> Sequence[tuple[str, float]]:
         """The calls of this project nearest to a vector, with their cosine similarity, the nearest first."""
-        ...
 
     async def forget(self, project: str, call_id: str) -> None:
         """Delete the vector of a call, if there is one."""
-        ...
 
     async def close(self) -> None:
         """Close connections."""
-        ...
 
 
 # Servers of models and of vectors, by JSON over HTTP: one request, never repeated, never redirected.

@@ -96,19 +96,15 @@ class PipelineObserver(Protocol):
 
     def step_ended(self, step: str, outcome: str, seconds: float) -> None:
         """A step of a call ended: done, kept (it was finished before), fallback, postponed or failed."""
-        ...
 
     def model_asked(self, purpose: str, outcome: str, tokens: int) -> None:
         """A model was asked."""
-        ...
 
     def pipeline_queued(self, calls: int, oldest_seconds: float) -> None:
         """So many calls wait in the queue, the oldest for so long."""
-        ...
 
     def paid_again(self) -> None:
         """An answer that was on its way when a process was killed is asked for once more."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

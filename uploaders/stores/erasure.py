@@ -45,7 +45,6 @@ class _Deletes(Database, Protocol):
 
     def before(self, keep: int) -> tuple[str, dict[str, object]]:
         """The time that is so many milliseconds ago, as an expression with these values."""
-        ...
 
 
 class DeletesCalls:

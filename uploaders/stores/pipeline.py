@@ -273,14 +273,12 @@ class Database(Protocol):
     @property
     def dialect(self) -> Dialect:
         """How it wants some statements."""
-        ...
 
     async def run(self, statements: Sequence[Statement], *, fenced: bool = False) -> list[Rows]:
         """All of them in one transaction, durable with what they return; parameters are `:named`.
 
         With `fenced`, none after the first is run where that one returns no rows: the list is shorter then.
         """
-        ...
 
 
 # Callbacks: who wants to be called, when, what became of it, and whom nobody may call.

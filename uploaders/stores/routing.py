@@ -99,11 +99,9 @@ class RoutingObserver(Protocol):
 
     def query_routed(self, path: CallPath) -> None:
         """A question was answered from this path."""
-        ...
 
     def paths_differ(self) -> None:
         """Both paths were asked the same, and did not answer the same."""
-        ...
 
 
 class CallReads:

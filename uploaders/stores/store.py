@@ -327,19 +327,15 @@ class Store(Protocol):
 
     async def open(self) -> None:
         """Connect and migrate; does nothing where that was done. Raises `SchemaTooNew` for a newer schema."""
-        ...
 
     async def write(self, parts: Sequence[Part]) -> Written:
         """Write parts in one transaction, and pair those of one call. None of them is a DETAIL."""
-        ...
 
     async def write_detail(self, part: Part, detail: Detail) -> Written:
         """Write a DETAIL part and its spans, whole or not at all, at bounded memory."""
-        ...
 
     async def sweep(self, limit: int = 1000) -> Swept:
         """Give up at most `limit` calls that are due, and clear what interrupted writes left."""
-        ...
 
     async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
         """Calls that became complete and are still to be announced (transactional outbox); a store that announces
@@ -348,39 +344,30 @@ class Store(Protocol):
         The oldest ones that `owner` has claimed, and those that nobody has, or whose owner has not been heard of for a
         day: its own from now on. Every later claim gives them again, until they are forgotten.
         """
-        ...
 
     async def forget_completions(self, calls: Sequence[CallKey]) -> None:
         """They are announced."""
-        ...
 
     async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """The calls that a query asks for."""
-        ...
 
     async def call(self, project: str, call_id: str, path: CallPath = CallPath.COMPLETE) -> StoredCall | None:
         """One call by its own id (as it was posted); None for one that is not here."""
-        ...
 
     def detail(self, project: str, call_id: str) -> AsyncIterator[bytes]:
         """The frames of the detail that a call shows, one at a time; none for a call without a detail."""
-        ...
 
     async def status(self) -> StoreStatus:
         """Engine, schema and counts."""
-        ...
 
     async def check(self) -> tuple[str, ...]:
         """What does not belong together, a sentence each; reads every row."""
-        ...
 
     async def oldest_day(self) -> date | None:
         """The day (UTC) on which the oldest part was received; None without parts."""
-        ...
 
     async def parity(self, day: date) -> Parity:
         """Compare both paths for a day; reads all of its calls."""
-        ...
 
     def backfill(self, day: date, page_rows: int | None = None) -> AsyncGenerator[BackfillDay, None]:
         """Write the rows that the calls of a day lack, in pages of so many calls (by default what suits the engine).
@@ -388,48 +375,36 @@ class Store(Protocol):
         Each page is one transaction, in which the cursor moves too; what was done is given after each, and after the
         comparison at the end. A day that was interrupted goes on; one that is completed is given as it is.
         """
-        ...
 
     async def backfill_days(self) -> list[BackfillDay]:
         """Every day that a backfill has begun, the newest first."""
-        ...
 
     async def pause_backfills(self, *, pause: bool) -> None:
         """Ask every backfill of this database to stop after its page; or no longer."""
-        ...
 
     async def backfills_paused(self) -> bool:
         """Whether they have been asked to."""
-        ...
 
     async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
         """The calls that are meant, by their keys here; reads every part where an agent is given."""
-        ...
 
     async def find_numbers(self, like: str) -> list[NumberFound]:
         """The numbers that fit a pattern of SQL's `LIKE`, which holds no backslash; reads every part."""
-        ...
 
     async def old_calls(self, wanted: OldCalls) -> list[CallKey]:
         """Calls of which nothing was received for long, by the store's clock."""
-        ...
 
     async def delete(self, keys: Sequence[CallKey]) -> int:
         """Delete all that there is of these calls; returns how many parts they had. It can be called again."""
-        ...
 
     async def wipe(self) -> None:
         """Leave nothing of what was deleted in the files of the store; what a server keeps is its own."""
-        ...
 
     async def commit_seconds(self) -> float:
         """How long a small durable write takes at this moment, as a live one would."""
-        ...
 
     async def missing_rights(self) -> tuple[str, ...]:
         """What this user may not do and a gateway must, as statements that allow it."""
-        ...
 
     async def close(self) -> None:
         """Give back connections. No other method is running or called afterwards."""
-        ...

@@ -53,11 +53,9 @@ class StoreObserver(Protocol):
 
         `lag` is how many seconds ago the oldest of them was accepted.
         """
-        ...
 
     def part_refused(self, destination: str, kind: PartKind) -> None:
         """The database refused a value of this part."""
-        ...
 
 
 class StoreUploader:

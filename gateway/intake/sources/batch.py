@@ -53,11 +53,9 @@ class Pieces(Protocol):
     @property
     def line_bytes(self) -> int:
         """What of a line may be kept in memory; a longer one is staged."""
-        ...
 
     async def next(self) -> bytes | memoryview | None:
         """The next piece; empty at the end; None when nothing came for a while."""
-        ...
 
 
 class Complete:
