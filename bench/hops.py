@@ -48,7 +48,13 @@ _QUIET_SECONDS: Final = 0.3
 """Without a call for so long, the gateway has written down how the last delivery ended."""
 _HEARTBEATS: Final = {"LoopClock"}
 """Classes that run by themselves, whether or not a request is under way."""
-_ROUNDS: Final = {"HeartbeatWatch._run", "Gateway._reload_on_change", "Maintenance.run", "Scrub.run"}
+_ROUNDS: Final = {
+    "HeartbeatWatch._run",
+    "Gateway._reload_on_change",
+    "Maintenance.run",
+    "Scrub.run",
+    "follow_readiness",
+}
 """Functions that do so now and then; what they call is no part of a request either."""
 _WAIT_SECONDS: Final = 60.0
 
