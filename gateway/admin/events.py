@@ -94,15 +94,13 @@ class RecentEvents:
         self._keep("warning", text)
         self._log.warning("details_given_up", deliveries=count, payload_bytes=payload_bytes)
 
-    def not_ready(self, reason: str, runbook: str) -> None:
-        """The spool does not take every record any more."""
+    def spool_refuses(self, reason: str) -> None:
+        """The spool does not take every record any more; who finds that out logs it."""
         self._keep("warning", reason)
-        self._log.warning("not_ready", reason=reason, runbook=runbook)
 
-    def ready_again(self, seconds: float) -> None:
-        """It takes all again, after so long."""
-        self._keep("info", f"the spool takes every record again, after {seconds:.0f} s")
-        self._log.info("ready_again", seconds=round(seconds, 1))
+    def spool_takes_all_again(self) -> None:
+        """It does again; who finds that out logs it."""
+        self._keep("info", "the spool takes every record again")
 
     def recent(self) -> tuple[Event, ...]:
         """The events that are kept, the newest first."""

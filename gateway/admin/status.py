@@ -305,8 +305,8 @@ async def summarize_forever(
 # Whether the spool takes every record, told when it changes: a disk may be full for seconds only.
 
 LOOK_SECONDS = 1.0
-_LOOKS_BEFORE_READY = 5
-"""So often it takes records before it is called ready again: at the edge of a full disk it comes and goes."""
+_GOOD_LOOKS = 5
+"""So often in a row it takes all before it is called ready again: at the edge of a full disk it comes and goes."""
 
 
 async def follow_readiness(
@@ -315,27 +315,30 @@ async def follow_readiness(
     look_seconds: float = LOOK_SECONDS,
     every_seconds: float = EVERY_SECONDS,
 ) -> None:
-    """Tell at once why the spool refuses records, and that it has taken all again for some seconds, until cancelled.
+    """Tell the log and the page why the spool refuses records, and when that is over, until cancelled.
 
-    As long as it does not, the log says so every minute.
+    The log has it again when the reason becomes another one, and every minute that it lasts.
     """
     clock = asyncio.get_running_loop().time
-    refusing: tuple[float, float] | None = None
-    """Since when, and the last time that it did."""
-    told_at, looks = clock(), 0
+    told: Obstacle | None = None
+    began = told_at = last = 0.0
+    good_looks = 0
     while True:
         obstacle, now = _spool_obstacle(stats()), clock()
-        looks = looks + 1 if obstacle is None else 0
-        if obstacle is None:
-            if refusing is not None and looks >= _LOOKS_BEFORE_READY:
-                events.ready_again(refusing[1] - refusing[0])
-                refusing = None
-        elif refusing is None:
-            events.not_ready(obstacle.text, obstacle.runbook)
-            refusing, told_at = (now, now), now
-        else:
-            refusing = refusing[0], now
-            if now - told_at >= every_seconds:
+        if obstacle is not None:
+            changed = told is None or obstacle.runbook is not told.runbook
+            if told is None:
+                began = now
+            if changed:
+                events.spool_refuses(obstacle.text)
+            if changed or now - told_at >= every_seconds:
                 _log.warning("not_ready", reason=obstacle.text, runbook=obstacle.runbook.value)
-                told_at = now
+                told, told_at = obstacle, now
+            last, good_looks = now, 0
+        elif told is not None:
+            good_looks += 1
+            if good_looks == _GOOD_LOOKS:
+                events.spool_takes_all_again()
+                _log.info("ready_again", seconds=round(last - began, 1))
+                told = None
         await asyncio.sleep(look_seconds)

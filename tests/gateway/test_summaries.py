@@ -1,6 +1,7 @@
 """What the log says by itself: a line a minute, and when records are refused."""
 
 import asyncio
+from dataclasses import replace
 
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
@@ -13,8 +14,8 @@ from spool.stats import LaneCounts, SpoolStats
 MOMENT = 0.001
 
 
-def stats_of(counts: LaneCounts, shortage: str | None = None) -> SpoolStats:
-    return SpoolStats(5_000_000, 10_000_000, {("endpoint", Lane.CORE): counts}, {}, 0, None, shortage)
+def stats_of(counts: LaneCounts) -> SpoolStats:
+    return SpoolStats(5_000_000, 10_000_000, {("endpoint", Lane.CORE): counts}, {}, 0, None)
 
 
 async def lines(*looks: LaneCounts, trouble: str | None = None) -> list[EventDict]:
@@ -62,19 +63,19 @@ async def test_what_maintenance_cannot_do_is_told() -> None:
     assert (line["event"], line["log_level"]) == ("maintenance_failed", "warning")
 
 
-FULL = "the disk is full: free space on it"
-TOLD = f"the spool cannot take every record: {FULL}"
+FREE = stats_of(LaneCounts())
+FULL = replace(FREE, shortage="the disk is full")
+TOLD = "the spool cannot take every record: the disk is full"
 
 
-async def followed(looks: list[bool], every_seconds: float = 60) -> tuple[list[str], list[EventDict]]:
-    """What is told, and logged besides, when the disk is full at these looks, and at all that follow as at the last."""
+async def followed(looks: list[SpoolStats], every_seconds: float = 60) -> tuple[list[str], list[EventDict]]:
+    """What the page shows, the oldest first, and what is logged, look after look."""
     left, seen_all, events = list(looks), asyncio.Event(), RecentEvents(lambda: 0)
 
     def stats() -> SpoolStats:
         if len(left) == 1:
             seen_all.set()
-        full = left.pop(0) if len(left) > 1 else left[0]
-        return stats_of(LaneCounts(), FULL if full else None)
+        return left.pop(0) if len(left) > 1 else left[0]
 
     with capture_logs() as logged:
         task = asyncio.create_task(follow_readiness(stats, events, 0, every_seconds))
@@ -86,8 +87,8 @@ async def followed(looks: list[bool], every_seconds: float = 60) -> tuple[list[s
 
 async def test_a_disk_that_was_full_for_a_moment_is_told() -> None:
     """Also when that is over before the minute is: once that it is full, once that it is not."""
-    told, logged = await followed([False, True, *[False] * 9])
-    assert told == [TOLD, "the spool takes every record again, after 0 s"]
+    told, logged = await followed([FREE, FULL, *[FREE] * 9])
+    assert told == [TOLD, "the spool takes every record again"]
     assert [(line["event"], line["log_level"]) for line in logged] == [
         ("not_ready", "warning"),
         ("ready_again", "info"),
@@ -97,17 +98,25 @@ async def test_a_disk_that_was_full_for_a_moment_is_told() -> None:
 
 async def test_at_the_edge_of_a_full_disk_the_log_is_not_flooded() -> None:
     """Where it comes and goes, it is not over."""
-    told, logged = await followed([True, False] * 50)
+    told, logged = await followed([FULL, FREE] * 50)
     assert (told, len(logged)) == ([TOLD], 1)
 
 
 async def test_a_disk_that_stays_full_is_told_each_minute() -> None:
     """Whoever reads nothing but the log learns why posts are refused."""
-    told, logged = await followed([True] * 9, every_seconds=0)
+    told, logged = await followed([FULL] * 9, every_seconds=0)
     assert told == [TOLD]
     assert len(logged) > 1
     assert {(line["event"], line["log_level"], line["reason"]) for line in logged} == {("not_ready", "warning", TOLD)}
 
 
+async def test_another_reason_is_told_at_once() -> None:
+    """A disk that was full fails: what is to be done is another thing."""
+    told, logged = await followed([FULL, replace(FREE, failure="disk I/O error")])
+    assert told == [TOLD, "the spool cannot take records: disk I/O error"]
+    assert [line["reason"] for line in logged] == told
+
+
 async def test_a_spool_that_takes_everything_is_not_worth_a_line() -> None:
-    assert await followed([False] * 20) == ([], [])
+    """Neither the log nor the page tells what is as it should be."""
+    assert await followed([FREE] * 20) == ([], [])

@@ -37,6 +37,7 @@ from spool.records import (
 )
 from spool.stats import OpenDelivery, TracedDelivery
 from spool.store import Spool, SpoolOptions
+from tests.system.waiting import until
 
 NOW = 1_750_000_000_000
 HOUR = 3_600_000
@@ -264,11 +265,12 @@ def checkpointed(directory: Path, mode: str = "TRUNCATE") -> None:
 
 
 async def becomes(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until it is true, for what other threads do; fail after `seconds`."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
+    """Wait until it is true, for what other threads do; raises `TimeoutError` after `seconds`."""
+
+    async def is_true() -> bool:
+        return condition()
+
+    await until(is_true, "it was true", deadline=seconds)
 
 
 def decoded(frames: bytes) -> bytes:
@@ -278,14 +280,15 @@ def decoded(frames: bytes) -> bytes:
 
 
 async def accepted_again(spool: Spool, call_id: str) -> None:
-    """Try until the spool takes a record again, as a sender would, for at most 20 s."""
-    deadline = asyncio.get_running_loop().time() + 20
-    while asyncio.get_running_loop().time() < deadline:
+    """Try until the spool takes a record again, as a sender would; raises `TimeoutError` after 20 s."""
+
+    async def is_taken() -> bool:
         with suppress(SpoolUnavailable):
             await spool.accept(a_record(call_id))
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("the spool did not recover")
+            return True
+        return False
+
+    await until(is_taken, "the spool took a record again", deadline=20)
 
 
 @contextmanager
