@@ -104,7 +104,7 @@ async def test_a_small_body_that_is_slow_to_parse_holds_nobody_up(tmp_path: Path
 async def test_a_flood_of_lines_holds_nobody_up(tmp_path: Path) -> None:
     """Batches of lines that are wrong give the event loop back: dozens of others are answered meanwhile, not two."""
     async with running(tmp_path) as world:
-        posting = asyncio.gather(*(world.post(b"x\n" * 4_000, "/v1/calls/batch") for _ in range(8)))
+        posting = asyncio.gather(*(world.post(b"x\n" * 4_000, "/v1/calls/batch") for _ in range(16)))
         assert await others_are_answered(world, posting) > 10
         await posting
 
