@@ -138,7 +138,6 @@ def pytest_collection() -> Iterator[None]:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no garbage collection during the tests looks at it."""
-    gc.collect()
     gc.freeze()
 
 
