@@ -1,5 +1,6 @@
 """What the ClickHouse store does besides what every store does, and some of that: the suite is in the proof."""
 
+import json
 import random
 import uuid
 from collections.abc import AsyncIterator
@@ -12,11 +13,11 @@ from bench.clickhouse_server import ClickHouseServer
 from tests.stores.calls import RULE, detail_of, document_of, part_of, span_of
 from tests.stores.engines import ClickHouseEngine
 from uploaders.stores.completion import CallState
-from uploaders.stores.parts import PartKind
+from uploaders.stores.parts import Part, PartKind
 from uploaders.stores.store import (
-    OWNER_SILENT_MILLISECONDS,
     CallPath,
     CallQuery,
+    CallsWanted,
     PartRefused,
     StoreRefused,
     StoreUnavailable,
@@ -30,7 +31,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from uploaders.stores.clickhouse import sql
 from uploaders.stores.clickhouse.client import translate
-from uploaders.stores.clickhouse.store import REPAIR_EVERY, REPAIR_SINCE, ClickHouseStore
+from uploaders.stores.clickhouse.store import ABANDONED_AFTER, REPAIR_EVERY, REPAIR_SINCE, ClickHouseStore
 
 EXACT = b'{"call_id":"c1","n":1e400,"s":"\\ud800\\u0000","k":1,"k":2,"big":1234567890123456789012345}'
 
@@ -282,15 +283,69 @@ async def test_complete_calls_are_announced(engine: ClickHouseEngine) -> None:
     await store.close()
 
 
-async def test_what_another_receiver_took_over_is_not_remembered(engine: ClickHouseEngine) -> None:
-    """Of calls that were claimed, only those of the last claim are kept in memory."""
-    one, other = engine.store(announces=True), engine.store(announces=True)
-    await one.write([part_of(PartKind.CALL, "a")])
-    assert await one.claim_completions("one", 10) == [("", "a")]
-    engine.advance(OWNER_SILENT_MILLISECONDS)
-    assert await other.claim_completions("other", 10) == [("", "a")]
-    await other.forget_completions([("", "a")])
-    assert await one.claim_completions("one", 10) == []
-    assert not one._claimed
-    await one.close()
-    await other.close()
+async def test_an_announcement_under_way_writes_no_erased_call_anew(
+    engine: ClickHouseEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Erased between the look for complete calls and their claim, or while it was announced; the same id of another
+    project is claimed and announced by itself."""
+    store = engine.store(announces=True)
+    await store.write([part_of(PartKind.CALL, "a"), part_of(PartKind.CALL, "a", project="b")])
+    rows = store._server.rows
+
+    async def look_and_erase(statement: str, *values: Any) -> Any:
+        found = await rows(statement, *values)
+        if statement is sql.CLAIMABLE:
+            await store.delete([("", "a")])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._server, "rows", look_and_erase)
+        assert await store.claim_completions("me", 10) == [("b", "a")]
+    await store.forget_completions([("", "a")])
+    assert engine.rows("select project, told from completions final") == [("b", False)]
+    await store.forget_completions([("b", "a")])
+    assert await store.claim_completions("me", 10) == []
+    await store.close()
+
+
+@pytest.fixture
+async def staged(store: ClickHouseStore, monkeypatch: pytest.MonkeyPatch) -> Part:
+    """The part of a detail whose writing ended before that part was there."""
+    document = json.dumps({"secret": "x" * 100}).encode()
+    part = part_of(PartKind.DETAIL, "c1", document=document)
+
+    async def fail(*_: object) -> None:
+        raise StoreUnavailable("connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_insert", fail)
+        with pytest.raises(StoreUnavailable, match="lost"):
+            await store.write_detail(part, detail_of(document, [span_of(0)], whole=True))
+    return part
+
+
+STAGED = ("call_details", "detail_documents final", "spans final")
+
+
+async def test_what_a_detail_left_that_never_came_is_erased_with_its_call(
+    store: ClickHouseStore, engine: ClickHouseEngine, staged: Part
+) -> None:
+    """Though no part of the call is there."""
+    assert [engine.rows(f"select count() from {table}") for table in STAGED] == [[(1,)]] * 3
+    assert await store.find_calls(CallsWanted(("c1",))) == [("", "c1")]
+    assert await store.delete([("", "c1")]) == 0
+    assert [engine.rows(f"select count() from {table}") for table in STAGED] == [[(0,)]] * 3
+
+
+@pytest.mark.parametrize("came", [False, True])
+async def test_what_a_detail_left_that_never_came_is_cleared_after_a_day(
+    store: ClickHouseStore, engine: ClickHouseEngine, staged: Part, came: bool
+) -> None:
+    """Frames, spans and document; where the same detail has come since, all that it needs stays."""
+    if came:
+        document = json.dumps({"secret": "x" * 100}).encode()
+        await store.write_detail(staged, detail_of(document, [span_of(0)], whole=True))
+    engine.advance(ABANDONED_AFTER)
+    await store.sweep()
+    assert [engine.rows(f"select count() from {table}") for table in STAGED] == [[(int(came),)]] * 3
+    assert await store.check() == ()

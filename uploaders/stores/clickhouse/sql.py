@@ -109,9 +109,18 @@ NUMBERS: Final = (
     "SELECT DISTINCT project, call_id, JSONExtractString(head, 'customer_number') AS number FROM call_parts "
     "WHERE number LIKE %(like)s AND number != ''"
 )
+FIND_CALLS: Final = (
+    "SELECT project, call_id FROM call_parts WHERE call_id IN %(call_ids)s "
+    "UNION DISTINCT SELECT project, call_id FROM call_details WHERE call_id IN %(call_ids)s "
+    "UNION DISTINCT SELECT project, call_id FROM completions WHERE call_id IN %(call_ids)s"
+)
+"""Also those of which no part is there: frames of a detail that never got its part, or what is to be announced."""
+CALLS_OF_AGENT: Final = (
+    "SELECT DISTINCT project, call_id FROM call_parts WHERE JSONExtractString(head, 'agent_id') = %(agent_id)s"
+)
 COUNT_PARTS: Final = f"SELECT count() FROM call_parts FINAL WHERE {_OF_CALLS}"
 ERASE: Final = (
-    "ALTER TABLE call_details DELETE WHERE detail_id IN "
+    f"ALTER TABLE call_details DELETE WHERE ({_OF_CALLS}) OR detail_id IN "
     f"(SELECT detail_id FROM call_parts WHERE {_OF_CALLS} AND detail_id != '') SETTINGS mutations_sync = 1",
     *(
         f"ALTER TABLE {table} DELETE WHERE {_OF_CALLS} SETTINGS mutations_sync = 1"
@@ -130,13 +139,24 @@ WHERE {OF_KEYS} AND state = {CallState.COMPLETE:d} AND completed_at >= %(since)s
 """
 """Of these calls those that are complete and in no outbox yet, also where a writer died before it came to this."""
 CLAIMABLE: Final = """
-SELECT project, call_id, completed_at, claimed_by, version FROM completions FINAL
+SELECT project, call_id, claimed_by FROM completions FINAL
 WHERE NOT told AND (claimed_by IN ('', %(owner)s) OR claimed_at <= %(silent)s)
 ORDER BY claimed_by != %(owner)s, completed_at, project, call_id LIMIT %(limit)s
 """
+CLAIM: Final = f"""
+INSERT INTO completions (project, call_id, completed_at, claimed_by, claimed_at, told, version)
+SELECT project, call_id, completed_at, %(owner)s, %(now)s, false, version + 1 FROM completions FINAL
+WHERE {OF_KEYS} AND NOT told AND (claimed_by = '' OR claimed_at <= %(silent)s)
+"""
+"""Made of the rows that are there, as `FORGET` is: what was erased since they were read is not written again."""
 CLAIMED: Final = (
     f"SELECT project, call_id FROM completions FINAL WHERE {OF_KEYS} AND claimed_by = %(owner)s AND NOT told"
 )
+FORGET: Final = f"""
+INSERT INTO completions (project, call_id, completed_at, claimed_by, claimed_at, told, version)
+SELECT project, call_id, completed_at, '', %(now)s, true, %(told)s FROM completions FINAL
+WHERE {OF_KEYS} AND (project, call_id) IN %(keys)s AND NOT told
+"""
 PARTS: Final = (
     "SELECT kind, event, digest, accepted_at, source_uid, core FROM call_parts FINAL "
     "WHERE project = %(project)s AND call_id = %(call_id)s ORDER BY accepted_at, kind, digest"
@@ -169,9 +189,20 @@ WHERE rows.count < parts.count LIMIT %(limit)s
 """
 """Calls whose rows lack parts that were received since then: a writer died in between."""
 ABANDONED: Final = f"""
-SELECT DISTINCT detail_id FROM call_details WHERE staged_at <= %(before)s
+SELECT DISTINCT detail_id, project, call_id, lower(hex(digest)) FROM call_details WHERE staged_at <= %(before)s
     AND detail_id NOT IN (SELECT detail_id FROM call_parts WHERE kind = {PartKind.DETAIL:d}) LIMIT 100
 """
+_OF_DETAIL: Final = "project = %(project)s AND call_id = %(call_id)s AND lower(hex(digest)) = %(digest)s"
+CLEAR: Final = (
+    *(
+        f"DELETE FROM {table} WHERE {_OF_DETAIL} AND (project, call_id, digest) NOT IN "
+        f"(SELECT project, call_id, digest FROM call_parts WHERE {_OF_DETAIL})"
+        for table in ("spans", "detail_documents")
+    ),
+    "DELETE FROM call_details WHERE detail_id = %(detail_id)s",
+)
+"""Deletes what there is of an abandoned detail; its spans stay where the same detail has come since. The frames go
+last: they name the rest."""
 
 _DAY_CALLS: Final = f"SELECT DISTINCT project, call_id FROM call_parts WHERE {OF_DAY}"
 PAGE: Final = (

@@ -72,12 +72,11 @@ _PART_TYPES: Final = {
     "accepted_at": "Int64", "received_at": "Int64", "source_uid": "String", "core": "String", "head": "String",
     "detail_id": "String",
 }  # fmt: skip
-_FRAME_TYPES: Final = {"detail_id": "String", "seq": "UInt32", "staged_at": "Int64", "frame": "String"}
-_DOCUMENT_TYPES: Final = dict.fromkeys(("project", "call_id", "digest", "document"), "String")
-_OUTBOX_TYPES: Final = {
-    "project": "String", "call_id": "String", "completed_at": "Int64", "claimed_by": "String", "claimed_at": "Int64",
-    "told": "Bool", "version": "UInt64",
+_FRAME_TYPES: Final = {
+    "detail_id": "String", "seq": "UInt32", "staged_at": "Int64", "frame": "String", "project": "String",
+    "call_id": "String", "digest": "String",
 }  # fmt: skip
+_DOCUMENT_TYPES: Final = dict.fromkeys(("project", "call_id", "digest", "document"), "String")
 _SPAN_TYPES: Final = {
     "project": "String", "call_id": "String", "digest": "String", "seq": "UInt32",
     **dict.fromkeys(("trace_id", "span_id", "parent_span_id", "name", "operation"), "Nullable(String)"),
@@ -102,8 +101,6 @@ class ClickHouseStore:
     ) -> None:
         self._server = ClickHouse(url, timeout)
         self._announces = announces
-        self._claimed: dict[CallKey, int] = {}
-        """Of what was claimed and is not announced yet: when it became complete."""
         self._clock = clock
         self._rule = rule
         self._opening = asyncio.Lock()
@@ -149,10 +146,10 @@ class ClickHouseStore:
             frames.append(frame)
             size += len(frame)
             if size >= STAGE_BYTES:
-                await self._stage(detail_id, seq, frames)
+                await self._stage(part, detail_id, seq, frames)
                 seq, size, frames = seq + len(frames), 0, []
         if frames:
-            await self._stage(detail_id, seq, frames)
+            await self._stage(part, detail_id, seq, frames)
         document = await asyncio.to_thread(detail.document)
         if document is not None:
             row = (part.project, part.call_id, part.digest, document)
@@ -185,28 +182,22 @@ class ClickHouseStore:
     async def claim_completions(self, owner: str, limit: int) -> list[CallKey]:
         """See `Store.claim_completions`. Of two who claim at once the later one wins; both may have been given it."""
         await self.open()
-        now = self._clock()
-        given = {"owner": owner, "silent": now - OWNER_SILENT_MILLISECONDS, "limit": limit}
+        given = {"owner": owner, "silent": self._clock() - OWNER_SILENT_MILLISECONDS, "limit": limit}
         found = await self._server.rows(sql.CLAIMABLE, given)
-        free = [row for row in found if row[3] != owner]
-        rows = [(project, call_id, at, owner, now, False, version + 1) for project, call_id, at, _, version in free]
-        keys: list[CallKey] = [(project, call_id) for project, call_id, *_ in found]
-        if rows:
-            await self._server.insert("completions", _OUTBOX_TYPES, rows)
+        keys: list[CallKey] = [(project, call_id) for project, call_id, _ in found]
+        if any(claimed_by != owner for *_, claimed_by in found):
+            await self._server.run(sql.CLAIM, {**given, **_named(keys), "now": self._clock()})
             claimed = await self._server.rows(sql.CLAIMED, {**_named(keys), "owner": owner})
             mine = {(project, call_id) for project, call_id in claimed}
             keys = [key for key in keys if key in mine]
-        # Only of the last ones: what another one was given meanwhile is never forgotten here.
-        self._claimed = {(project, call_id): at for project, call_id, at, *_ in found}
         return keys
 
     async def forget_completions(self, calls: Sequence[CallKey]) -> None:
         """See `Store.forget_completions`."""
         await self.open()
-        now = self._clock()
-        rows = [(*call, self._claimed.pop(call, now), "", now, True, TOLD) for call in calls]
-        if rows:
-            await self._server.insert("completions", _OUTBOX_TYPES, rows)
+        if calls:
+            values = {**_named(calls), "keys": list(calls), "now": self._clock(), "told": TOLD}
+            await self._server.run(sql.FORGET, values)
 
     async def calls(self, query: CallQuery, path: CallPath = CallPath.COMPLETE) -> list[CallSummary]:
         """See `Store.calls`."""
@@ -328,20 +319,12 @@ class ClickHouseStore:
     async def find_calls(self, wanted: CallsWanted) -> list[CallKey]:
         """See `Store.find_calls`."""
         await self.open()
-        given = {
-            "call_id IN %(call_ids)s": tuple(map(key_text, wanted.call_ids)),
-            "JSONExtractString(head, 'agent_id') = %(agent_id)s": wanted.agent_id,
-        }
-        conditions = [condition for condition, value in given.items() if value]
-        if not conditions:
-            return []
-        values = {
-            "call_ids": list(map(key_text, wanted.call_ids)),
-            "agent_id": wanted.agent_id and storable_text(wanted.agent_id),
-        }
-        where = " OR ".join(conditions)
-        rows = await self._server.rows(f"SELECT DISTINCT project, call_id FROM call_parts WHERE {where}", values)
-        return sorted((project, call_id) for project, call_id in rows)
+        rows = list[Sequence[Any]]()  # Any: columns
+        if wanted.call_ids:
+            rows += await self._server.rows(sql.FIND_CALLS, {"call_ids": list(map(key_text, wanted.call_ids))})
+        if wanted.agent_id:
+            rows += await self._server.rows(sql.CALLS_OF_AGENT, {"agent_id": storable_text(wanted.agent_id)})
+        return sorted({(project, call_id) for project, call_id in rows})
 
     async def find_numbers(self, like: str) -> list[NumberFound]:
         """See `Store.find_numbers`."""
@@ -443,9 +426,9 @@ class ClickHouseStore:
         states = {(project, call_id): (CallState(state), late, at) for project, call_id, state, late, at in found}
         return {key: states[key] for key in keys if key in states}
 
-    async def _stage(self, detail_id: str, seq: int, frames: Sequence[bytes]) -> None:
-        now = self._clock()
-        rows = [(detail_id, number, now, frame) for number, frame in enumerate(frames, seq)]
+    async def _stage(self, part: Part, detail_id: str, seq: int, frames: Sequence[bytes]) -> None:
+        now, whose = self._clock(), (part.project, part.call_id, part.digest)
+        rows = [(detail_id, number, now, frame, *whose) for number, frame in enumerate(frames, seq)]
         await self._server.insert("call_details", _FRAME_TYPES, rows)
 
     async def _end_detail(self, key: CallKey) -> None:
@@ -481,8 +464,10 @@ class ClickHouseStore:
         self._repaired_at = now
         if self._cleared_at is None or now - self._cleared_at >= CLEAR_EVERY:
             found = await self._server.rows(sql.ABANDONED, {"before": now - ABANDONED_AFTER})
-            for (detail_id,) in found:
-                await self._server.run("DELETE FROM call_details WHERE detail_id = %(id)s", {"id": detail_id})
+            for each in found:
+                named = dict(zip(("detail_id", "project", "call_id", "digest"), each, strict=True))
+                for statement in sql.CLEAR:
+                    await self._server.run(statement, named)
             self._cleared_at = None if found else now
 
     async def _progress(self, day: date) -> tuple[BackfillDay, CallKey | None, int]:

@@ -1,0 +1,6 @@
+-- Whose the frames of a detail are: those that never got their part can be found by the call, and erased with it.
+
+ALTER TABLE call_details ADD COLUMN IF NOT EXISTS project String, ADD COLUMN IF NOT EXISTS call_id String,
+    ADD COLUMN IF NOT EXISTS digest String;
+
+INSERT INTO store_version (version) VALUES (4);
