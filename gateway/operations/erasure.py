@@ -254,7 +254,8 @@ class CallEraser:
                     given_up += await self._erasures.give_up(call)
                 for hear in self._hearers:
                     hear(frozenset(every))
-                await self._wait_for(given_up, search.unreached)
+                self._dispatcher.withdraw(given_up)
+                await self._wait_for(frozenset(every), search.unreached)
                 # What was on its way may have arrived since it was counted.
                 found = {**places[0].found, **await self._delivered(every)}
                 places[0] = msgspec.structs.replace(places[0], found=found)
@@ -388,15 +389,18 @@ class CallEraser:
             found.update({f"delivered to {name}": count for name, count in await self._erasures.delivered(call)})
         return found
 
-    async def _wait_for(self, keys: Sequence[DeliveryKey], unreached: dict[str, str]) -> None:
-        """Until none of these deliveries is on its way any more: what arrives is erased like all that did before."""
-        if not keys:
-            return
+    async def _wait_for(self, calls: frozenset[OwnedCall], unreached: dict[str, str]) -> None:
+        """Until nothing of these calls is on its way any more, whoever gave it up, and when: what arrives is erased
+        like all that did before."""
+
+        def wanted(record: Record) -> bool:
+            return OwnedCall(record.call_id) in calls or OwnedCall(record.call_id, record.tenant or "") in calls
+
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                await self._dispatcher.finish_attempts(keys)
+                await self._dispatcher.finish_attempts(wanted)
         except TimeoutError:
-            for name in {key.destination for key in keys}:
+            for name in self._dispatcher.attempting(wanted):
                 unreached[name] = "something of these calls may be on its way there: order it again"
 
     async def _destination_place(

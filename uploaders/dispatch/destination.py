@@ -20,6 +20,7 @@ from spool.records import (
     Hold,
     Lane,
     OfTenant,
+    Record,
     RetryAt,
     Settlement,
 )
@@ -169,9 +170,9 @@ class DestinationWorker:
             lane.prefetch.withdraw(keys)
         self._ask_again()
 
-    def attempts(self, keys: Collection[DeliveryKey]) -> bool:
-        """Whether one of these deliveries is claimed here."""
-        return any(lane.prefetch.claims(keys) for lane in self._lanes.values())
+    def attempts(self, wanted: Callable[[Record], bool]) -> bool:
+        """Whether something is being attempted of a record of which this holds."""
+        return any(lane.prefetch.attempts(wanted) for lane in self._lanes.values())
 
     def probe_tokens(self, token_ids: Collection[int | None]) -> bool:
         """Send one delivery of each of these tokens now, where it is paused; whether one of them is."""

@@ -7,7 +7,7 @@ a destination opens, and when a timer says that something became due.
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from spool.records import Clock, Delivery, DeliveryKey
+from spool.records import Clock, Delivery, DeliveryKey, Record
 from uploaders.base import DestinationStatus, DispatchObserver, Queue
 from uploaders.dispatch.destination import Begin, DestinationPlan, DestinationWorker, unchanged
 from uploaders.dispatch.scheduling import Timer, Timing
@@ -60,10 +60,13 @@ class Dispatcher:
         for destination in self._destinations.values():
             destination.withdraw(keys)
 
-    async def finish_attempts(self, keys: Collection[DeliveryKey]) -> None:
-        """Wait until none of these, which an order moved, is being attempted; the caller sets the deadline."""
-        self.withdraw(keys)
-        while any(worker.attempts(keys) for worker in self._destinations.values()):
+    def attempting(self, wanted: Callable[[Record], bool]) -> list[str]:
+        """The destinations that something is being sent to, of a record of which this holds."""
+        return [name for name, worker in self._destinations.items() if worker.attempts(wanted)]
+
+    async def finish_attempts(self, wanted: Callable[[Record], bool]) -> None:
+        """Wait until nothing is being attempted of such records; the caller sets the deadline."""
+        while self.attempting(wanted):
             pumped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._pumps.add(pumped)
             try:

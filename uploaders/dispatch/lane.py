@@ -11,7 +11,18 @@ import structlog
 
 from spool import records
 from spool.errors import CorruptPayload, SpoolError
-from spool.records import DeadLetter, Delivery, DeliveryKey, Due, Hold, Lane, OfTenant, Redirect, Settlement
+from spool.records import (
+    DeadLetter,
+    Delivery,
+    DeliveryKey,
+    Due,
+    Hold,
+    Lane,
+    OfTenant,
+    Record,
+    Redirect,
+    Settlement,
+)
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BatchUploader, Delivered, Outcome, RetryLater, Scope, Uploader
 from uploaders.tasks import Tasks
 
@@ -121,6 +132,7 @@ class Prefetch:
     def __init__(self) -> None:
         self._waiting: deque[Delivery] = deque()
         self._claimed: set[DeliveryKey] = set()
+        self._attempted: dict[DeliveryKey, Record] = {}
         self._spool_has_more = True
         self._filling = False
         self._ended_while_filling: set[DeliveryKey] = set()
@@ -192,14 +204,19 @@ class Prefetch:
             self._ended_while_filling.clear()
 
     def take(self) -> Delivery | None:
-        """The first delivery, still claimed."""
-        return self._waiting.popleft() if self._waiting else None
+        """The first delivery, still claimed: it is attempted from now on."""
+        if not self._waiting:
+            return None
+        delivery = self._waiting.popleft()
+        self._attempted[delivery.key] = delivery.record
+        return delivery
 
     def take_first(self, wanted: Callable[[Delivery], bool]) -> Delivery | None:
-        """The first delivery of which this holds, still claimed."""
+        """The first delivery of which this holds, as `take` gives it."""
         for index, delivery in enumerate(self._waiting):
             if wanted(delivery):
                 del self._waiting[index]
+                self._attempted[delivery.key] = delivery.record
                 return delivery
         return None
 
@@ -212,13 +229,14 @@ class Prefetch:
         if self._filling:
             self._ended_while_filling.update(keys)
 
-    def claims(self, keys: Collection[DeliveryKey]) -> bool:
-        """Whether one of these waits here or is being attempted."""
-        return not self._claimed.isdisjoint(keys)
+    def attempts(self, wanted: Callable[[Record], bool]) -> bool:
+        """Whether something is being attempted of a record of which this holds."""
+        return any(map(wanted, self._attempted.values()))
 
     def release(self, key: DeliveryKey) -> None:
         """What became of this delivery is durable: the spool names it again only if it is due again."""
         self._claimed.discard(key)
+        self._attempted.pop(key, None)
         if self._filling:
             self._ended_while_filling.add(key)
 
@@ -461,9 +479,9 @@ class FairPrefetch:
         for each in self._prefetches.values():
             each.withdraw(keys)
 
-    def claims(self, keys: Collection[DeliveryKey]) -> bool:
+    def attempts(self, wanted: Callable[[Record], bool]) -> bool:
         """See `Prefetch`."""
-        return any(each.claims(keys) for each in self._prefetches.values())
+        return any(each.attempts(wanted) for each in self._prefetches.values())
 
     def release(self, key: DeliveryKey) -> None:
         """See `Prefetch`."""
