@@ -390,8 +390,7 @@ class CallEraser:
         return found
 
     async def _wait_for(self, calls: frozenset[OwnedCall], unreached: dict[str, str]) -> None:
-        """Until nothing of these calls is on its way any more, whoever gave it up, and when: what arrives is erased
-        like all that did before."""
+        """Until nothing of these calls is on its way, whoever gave it up: what arrives is erased with the rest."""
 
         def wanted(record: Record) -> bool:
             return OwnedCall(record.call_id) in calls or OwnedCall(record.call_id, record.tenant or "") in calls

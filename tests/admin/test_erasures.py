@@ -10,14 +10,14 @@ from gateway.admin.metrics import Metrics
 from gateway.operations import erasure
 from gateway.operations.erasure import CallEraser, ErasureFailed, ErasureOrder, ErasureProgress, ErasureReport
 from spool.store import Spool
-from tests.spool.spool_parts import Clock, opened
-from tests.uploaders.dispatcher_stage import Gate, Stage, a_stage
+from tests.spool.spool_parts import Clock, becomes, opened
+from tests.uploaders.dispatcher_stage import Gate, a_stage
+from uploaders.base import Uploader
 from uploaders.dispatch.dispatcher import Dispatcher
 
 
-def an_eraser(spool: Spool, dispatcher: Dispatcher, stage: Stage | None = None) -> CallEraser:
-    """With the uploader of a stage, which takes nothing back."""
-    uploaders = {} if stage is None else {"endpoint": stage.uploader}
+def an_eraser(spool: Spool, dispatcher: Dispatcher, **uploaders: Uploader) -> CallEraser:
+    """Of a gateway without stores and tenants."""
     return CallEraser(
         spool, dispatcher, uploaders, {}, None, (), (), None, lambda principal, _agent, _key: principal, None
     )
@@ -51,7 +51,7 @@ async def test_a_repeated_order_waits_for_the_attempt_that_the_first_one_gave_up
         gate = Gate()
         stage.uploader.answer = gate
         await stage.post_all("gone", "other")
-        eraser = an_eraser(spool, stage.dispatcher, stage)
+        eraser = an_eraser(spool, stage.dispatcher, endpoint=stage.uploader)
         monkeypatch.setattr(erasure, "ATTEMPT_SECONDS", 0)
         for _ in range(2):
             (place,) = [each for each in (await the_report(eraser, "gone")).places if each.place == "endpoint"]
@@ -59,7 +59,7 @@ async def test_a_repeated_order_waits_for_the_attempt_that_the_first_one_gave_up
             assert "order it again" in (place.unreached or "")
         monkeypatch.setattr(erasure, "ATTEMPT_SECONDS", 60)
         again = asyncio.create_task(the_report(eraser, "gone"))
-        done, _ = await asyncio.wait({again}, timeout=0.2)
-        assert not done
+        await becomes(lambda: again.done() or bool(stage.dispatcher._pumps))
+        assert not again.done()
         gate.open()
         assert (await again).complete

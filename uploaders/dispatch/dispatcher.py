@@ -61,7 +61,7 @@ class Dispatcher:
             destination.withdraw(keys)
 
     def attempting(self, wanted: Callable[[Record], bool]) -> list[str]:
-        """The destinations that something is being sent to, of a record of which this holds."""
+        """The destinations to which something is being sent of a record of which this holds."""
         return [name for name, worker in self._destinations.items() if worker.attempts(wanted)]
 
     async def finish_attempts(self, wanted: Callable[[Record], bool]) -> None:

@@ -11,18 +11,7 @@ import structlog
 
 from spool import records
 from spool.errors import CorruptPayload, SpoolError
-from spool.records import (
-    DeadLetter,
-    Delivery,
-    DeliveryKey,
-    Due,
-    Hold,
-    Lane,
-    OfTenant,
-    Record,
-    Redirect,
-    Settlement,
-)
+from spool.records import DeadLetter, Delivery, DeliveryKey, Due, Hold, Lane, OfTenant, Redirect, Settlement
 from uploaders.base import RETRY_AFTER_LIMIT_SECONDS, BatchUploader, Delivered, Outcome, RetryLater, Scope, Uploader
 from uploaders.tasks import Tasks
 
@@ -132,7 +121,7 @@ class Prefetch:
     def __init__(self) -> None:
         self._waiting: deque[Delivery] = deque()
         self._claimed: set[DeliveryKey] = set()
-        self._attempted: dict[DeliveryKey, Record] = {}
+        self._attempted: dict[DeliveryKey, records.Record] = {}
         self._spool_has_more = True
         self._filling = False
         self._ended_while_filling: set[DeliveryKey] = set()
@@ -229,7 +218,7 @@ class Prefetch:
         if self._filling:
             self._ended_while_filling.update(keys)
 
-    def attempts(self, wanted: Callable[[Record], bool]) -> bool:
+    def attempts(self, wanted: Callable[[records.Record], bool]) -> bool:
         """Whether something is being attempted of a record of which this holds."""
         return any(map(wanted, self._attempted.values()))
 
@@ -479,7 +468,7 @@ class FairPrefetch:
         for each in self._prefetches.values():
             each.withdraw(keys)
 
-    def attempts(self, wanted: Callable[[Record], bool]) -> bool:
+    def attempts(self, wanted: Callable[[records.Record], bool]) -> bool:
         """See `Prefetch`."""
         return any(each.attempts(wanted) for each in self._prefetches.values())
 

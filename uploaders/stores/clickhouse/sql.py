@@ -169,7 +169,7 @@ DETAILS: Final = (
 NEXT_FRAME: Final = (
     "SELECT seq, frame FROM call_details WHERE detail_id = %(detail_id)s AND seq > %(seq)s ORDER BY seq LIMIT 1"
 )
-SPANS_OF: Final = "project = %(project)s AND call_id = %(call_id)s AND lower(hex(digest)) IN %(digests)s"
+OF_DETAILS: Final = "project = %(project)s AND call_id = %(call_id)s AND lower(hex(digest)) IN %(digests)s"
 
 DUE: Final = (
     "SELECT project, call_id FROM calls_complete FINAL WHERE due_at > 0 AND due_at <= %(now)s "
@@ -192,17 +192,16 @@ ABANDONED: Final = f"""
 SELECT DISTINCT detail_id, project, call_id, lower(hex(digest)) FROM call_details WHERE staged_at <= %(before)s
     AND detail_id NOT IN (SELECT detail_id FROM call_parts WHERE kind = {PartKind.DETAIL:d}) LIMIT 100
 """
-_OF_DETAIL: Final = "project = %(project)s AND call_id = %(call_id)s AND lower(hex(digest)) = %(digest)s"
 CLEAR: Final = (
     *(
-        f"DELETE FROM {table} WHERE {_OF_DETAIL} AND (project, call_id, digest) NOT IN "
-        f"(SELECT project, call_id, digest FROM call_parts WHERE {_OF_DETAIL})"
+        f"DELETE FROM {table} WHERE {OF_DETAILS} AND (project, call_id, digest) NOT IN "
+        f"(SELECT project, call_id, digest FROM call_parts WHERE {OF_DETAILS})"
         for table in ("spans", "detail_documents")
     ),
     "DELETE FROM call_details WHERE detail_id = %(detail_id)s",
 )
-"""Deletes what there is of an abandoned detail; its spans stay where the same detail has come since. The frames go
-last: they name the rest."""
+"""Deletes what there is of an abandoned detail; spans and document stay where the same one has come since. The frames
+go last: they name the rest."""
 
 _DAY_CALLS: Final = f"SELECT DISTINCT project, call_id FROM call_parts WHERE {OF_DAY}"
 PAGE: Final = (

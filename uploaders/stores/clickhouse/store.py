@@ -439,7 +439,7 @@ class ClickHouseStore:
         named = dict(zip(("project", "call_id"), key, strict=True))
         others = [digest.hex() for _, digest, _ in (await self._server.rows(sql.DETAILS, named))[1:]]
         if others:
-            await self._server.run(f"DELETE FROM spans WHERE {sql.SPANS_OF}", {**named, "digests": others})
+            await self._server.run(f"DELETE FROM spans WHERE {sql.OF_DETAILS}", {**named, "digests": others})
         await self._put_rows([key])
 
     async def _put_spans(self, part: Part, detail: Detail) -> None:
@@ -464,8 +464,8 @@ class ClickHouseStore:
         self._repaired_at = now
         if self._cleared_at is None or now - self._cleared_at >= CLEAR_EVERY:
             found = await self._server.rows(sql.ABANDONED, {"before": now - ABANDONED_AFTER})
-            for each in found:
-                named = dict(zip(("detail_id", "project", "call_id", "digest"), each, strict=True))
+            for detail_id, project, call_id, digest in found:
+                named = {"detail_id": detail_id, "project": project, "call_id": call_id, "digests": [digest]}
                 for statement in sql.CLEAR:
                     await self._server.run(statement, named)
             self._cleared_at = None if found else now
