@@ -1,6 +1,7 @@
 """The status of the gateway as one document, for the status page and the command line. Pure."""
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -92,10 +93,19 @@ def for_everyone(status: Status) -> Status:
     return shorten(open_status, verdict=verdict_of(open_status, status.pace)) if status.pace else open_status
 
 
+_OUR_WORDS = re.compile(
+    r"(given up after [^:]+: )?(upload: )?"
+    r"(HTTP \d{3}.*?(?=: |$)|(Put|Get|Head|Create|Upload|Complete|Abort|List|Copy)\w+: (HTTP \d{3}|\w+)(?=: )"
+    r"|(the )?object(?= (at )?s3://))",
+    re.DOTALL,
+)
+"""How a reason begins that goes on with what a server answered, or with the key of an object."""
+
+
 def short_reason(reason: str) -> str:
-    """A reason fit to be a label: of an HTTP response only its status, since each one may have another body."""
-    status, _, _ = redact(reason).partition(": ")
-    return status if status.startswith("HTTP ") else redact(reason)
+    """A reason fit for everyone, and to be a label: neither what a server answered nor what names a call."""
+    ours = _OUR_WORDS.match(redact(reason))
+    return redact(reason) if ours is None else ours[0]
 
 
 def _spool(stats: SpoolStats) -> SpoolReport:

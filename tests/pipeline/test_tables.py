@@ -196,7 +196,9 @@ async def test_of_what_may_not_be_kept_nothing_is_left(
     await tables.enqueue([new("c", CallText(opted_out=True), NOW + 1)])
     (job,) = await tables.claim("", "me", 9)
     assert job.text == CallText(opted_out=True, agent_id="a1")
-    await tables.withdraw(job, "me", "nothing may be kept")
+    assert not await tables.withdraw(job, "other")
+    assert await tables.withdraw(job, "me")
+    await tables.end(job, "me", JobState.SKIPPED, "nothing may be kept")
     assert [each.call_id for each in await tables.search(TextQuery(words="toothache"))] == ["other"]
     assert [each.call_id for each in await callbacks.find()] == ["other"]
     assert engine.rows("select call_id from pipeline_steps") == [("other",)]

@@ -288,8 +288,9 @@ class PipelineRunner:
         if job.asking:
             self._observer.paid_again()
         if job.text.opted_out:
-            await self._vectors.forget(job.project, job.call_id)
-            await self._tables.withdraw(job, self._rule.owner, OPTED_OUT)
+            if await self._tables.withdraw(job, self._rule.owner):
+                await self._guarded("vectors", self._vectors.forget(job.project, job.call_id))
+                await self._tables.end(job, self._rule.owner, JobState.SKIPPED, OPTED_OUT)
             return
         if not has_conversation(job.text) and not job.text.provider_summary:
             await self._tables.end(job, self._rule.owner, JobState.SKIPPED, NO_CONVERSATION)

@@ -102,6 +102,7 @@ UPDATE pipeline_jobs SET state = :state, reason = :reason, attempts = 0, bad_ans
     claimed_by = NULL, claimed_until = 0
 WHERE {_MINE} RETURNING call_id
 """
+_ASK_NO_MORE: Final = f"UPDATE pipeline_jobs SET asking = 0 WHERE {_MINE} RETURNING call_id"
 _HOLDS: Final = f"SELECT 1 FROM pipeline_jobs WHERE {_MINE}"
 _IS_KNOWN: Final = f"SELECT 1 FROM pipeline_jobs WHERE {_OF_CALL}"
 _PUT_INSIGHT: Final = """
@@ -223,11 +224,11 @@ class PipelineTables:
         """It is skipped, or failed."""
         await self._run((_END, {**_mine(job, owner), "state": state, "reason": reason and storable_text(reason)}))
 
-    async def withdraw(self, job: Job, owner: str, reason: str) -> None:
-        """It is skipped, and what was made of it before is deleted, but for vectors."""
+    async def withdraw(self, job: Job, owner: str) -> bool:
+        """Delete what was made of it before, but for vectors; False where the job is not the owner's any more."""
         key = _key(job)
-        await self._run_fenced(
-            (_END, {**_mine(job, owner), "state": JobState.SKIPPED, "reason": reason}),
+        return await self._run_fenced(
+            (_ASK_NO_MORE, _mine(job, owner)),
             *[(each, key) for each in self._dialect.forget_words],
             *[(f"DELETE FROM {table} WHERE {_OF_CALL}", key) for table in _MADE],
         )
