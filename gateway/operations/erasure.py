@@ -456,6 +456,8 @@ class CallEraser:
             else:
                 named = dict.fromkeys(keys) | dict.fromkeys((project or "", call_id) for project, call_id in wanted)
                 problem = await forget_made(store, self._pipeline, list(named))
+                if problem is not None:  # the next order finds them in no store any more
+                    await self._erasures.order([self._scoped(call_id, project) for project, call_id in keys])
                 found.update(calls=len(keys), parts=await store.delete(keys))
                 await store.wipe()
                 unreached = problem or unreached

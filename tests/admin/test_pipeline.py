@@ -7,19 +7,30 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from gateway.admin.events import Observers, RecentEvents
+from gateway.admin.metrics import Metrics
 from gateway.admin.permissions import Role
+from gateway.operations.erasure import CallEraser, ErasureOrder, ErasureReport
 from spool.records import system_clock
 from tests.admin.admin_app import AdminFigures
 from tests.pipeline.conftest import LocalModelsHere
 from tests.pipeline.queued import done
+from tests.spool.spool_parts import Clock, opened
+from tests.stores.calls import part_of
 from tests.stores.engines import SqliteEngine
+from tests.uploaders.dispatcher_stage import ToldUploader
+from tests.uploaders.fake_time import FakeTime
+from uploaders.dispatch.dispatcher import Dispatcher
 from uploaders.pipeline.local import BundledEmbedding
 from uploaders.pipeline.models import ModelUnavailable
 from uploaders.pipeline.runner import Models
 from uploaders.pipeline.service import Pipeline
 from uploaders.pipeline.vectors import SqliteVectors
+from uploaders.stores.parts import PartKind
 from uploaders.stores.pipeline import CallbackTables, CallText, Insight, Job, NewCallback, Step, StepOutput, TextQuery
 from uploaders.stores.pipeline_tables import PipelineTables
+from uploaders.stores.sqlite.store import SqliteStore
+from uploaders.stores.store import CallsWanted
 
 TENANTS = {"acme": ("acme-token",), "other": ("other-token",)}
 SUMMARIES = {"tooth": "a terrible toothache, an appointment", "pizza": "two large pizzas with mushrooms"}
@@ -167,6 +178,45 @@ async def test_an_erased_call_is_found_no_more(client: Any, pipeline: Pipeline) 
     assert [each["call_id"] for each in await found(client, "similar", "acme-token", text="toothache")] == ["pizza"]
     assert len(await found(client, "similar", "other-token", text="toothache")) == 1
     assert await pipeline.search(TextQuery("acme", "toothache")) == []
+
+
+async def test_an_erasure_goes_on_when_the_server_of_vectors_is_back(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything else goes at once, what says whose the call was, too; a later order knows it all the same."""
+
+    up, forgotten = False, set[tuple[str, str]]()
+
+    async def forget(project: str, call_id: str) -> None:
+        if not up:
+            raise ModelUnavailable("no answer")
+        forgotten.add((project, call_id))
+
+    monkeypatch.setattr(pipeline._vectors, "forget", forget)
+    store = pipeline.tables._database
+    assert isinstance(store, SqliteStore)
+    await store.write([part_of(PartKind.CALL, "tooth", project="acme")])
+    clock = Clock()
+    async with opened(tmp_path / "spool", clock=clock) as spool:
+        dispatcher = Dispatcher(spool, {}, clock, lambda: 0.0, Observers(Metrics(), RecentEvents(clock)))
+        eraser = CallEraser(
+            spool, dispatcher, {"calls": ToldUploader(FakeTime())}, {"calls": store}, pipeline, (), (), None,
+            lambda principal, _agent, _key: principal, None,
+        )  # fmt: skip
+
+        async def carried_out(order: ErasureOrder) -> ErasureReport:
+            *_, last = [line async for line in eraser.carry_out(order)]
+            assert isinstance(last, ErasureReport), last
+            return last
+
+        report = await carried_out(ErasureOrder(("tooth",)))
+        assert [(place.place, place.again) for place in report.places if place.unreached] == [("calls", True)]
+        assert await pipeline.search(TextQuery("acme", "toothache")) == []
+        assert await store.find_calls(CallsWanted(("tooth",))) == []
+        up = True
+        assert (await carried_out(ErasureOrder(("another",)))).complete
+        assert ("acme", "tooth") in forgotten
+        assert await spool.erasures.pending() == []
 
 
 async def test_a_model_that_does_not_answer_is_503(

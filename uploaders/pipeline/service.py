@@ -106,13 +106,14 @@ class Pipeline:
         return RedoPlan(calls, calls * answers)
 
     async def forget_call(self, project: str, call_id: str) -> bool:
-        """Delete everything that it has of a call: job, journal, insight, callback, vector. Whether there was any.
+        """Delete everything that it has of a call: job, journal, insight, callback, vector. Whether there was a job.
 
-        Raises `StoreError` and `ModelError`; it can be called again.
+        Raises `StoreError`, and `ModelError` where all but the vector is deleted; it can be called again.
         """
-        await self._prepare()
+        # The job first: whoever works on the call writes no vector after that.
+        known = await self.tables.forget_call(project, call_id)
         await self._vectors.forget(project, key_text(call_id))
-        return await self.tables.forget_call(project, call_id)
+        return known
 
     async def _similar(self, project: str, vector: bytes, limit: int) -> list[SimilarCall]:
         found: Sequence[tuple[str, float]] = await self._vectors.nearest(project, vector, limit)

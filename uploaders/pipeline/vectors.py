@@ -180,7 +180,11 @@ class QdrantVectors:
     async def forget(self, project: str, call_id: str) -> None:
         """See `VectorStore`."""
         points = {"points": [point_id(project, call_id)]}
-        await self._client.request("POST", f"{self._path}/points/delete?wait=true", points)
+        try:
+            await self._client.request("POST", f"{self._path}/points/delete?wait=true", points)
+        except HttpFailed as error:
+            if error.status != 404:  # no collection, no vectors
+                raise
 
     async def close(self) -> None:
         """Close the connections."""
