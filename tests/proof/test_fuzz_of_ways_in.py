@@ -80,7 +80,7 @@ async def test_damaged_posts_meet_no_error_and_take_no_memory(tmp_path: Path) ->
     port, chance = ReservedPort(), random.Random(5)
     statuses: set[int] = set()
     peak = sent = 0
-    async with Endpoint() as endpoint, aiohttp.ClientSession() as session:
+    async with Endpoint(keep_documents=False) as endpoint, aiohttp.ClientSession() as session:
         environment = {
             "CALLSPOOL_ENDPOINT_URL": endpoint.url,
             "CALLSPOOL_WEBHOOKS_LISTEN": f"127.0.0.1:{port.number}",
