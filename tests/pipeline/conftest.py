@@ -1,20 +1,26 @@
 """Databases, models and a server of models for the tests of the pipeline."""
 
+import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.postgres_server import PostgresServer
 from tests.pipeline.model_server import ModelServer
+from tests.pipeline.runner_stage import NOW, RULE, Begin, Heard, Stage
 from tests.spool.spool_parts import Clock
 from tests.stores.engines import SqlEngine, sql_engine
-from uploaders.pipeline.local import LocalModels
+from uploaders.pipeline.local import BundledEmbedding, LocalModels
 from uploaders.pipeline.local_main import FromModels, ToModels, answer_to
+from uploaders.pipeline.models import OpenAiChat, OpenAiEmbedding
+from uploaders.pipeline.options import ServerOptions
+from uploaders.pipeline.runner import Models, PipelineRunner, RunnerRule
+from uploaders.pipeline.vectors import SqliteVectors
 from uploaders.stores.pipeline import CallbackTables
 from uploaders.stores.pipeline_tables import PipelineTables
-
-NOW = 1_800_000_000_000
 
 
 class LocalModelsHere(LocalModels):
@@ -66,3 +72,31 @@ async def local(tmp_path: Path) -> AsyncIterator[LocalModels]:
 async def server() -> AsyncIterator[ModelServer]:
     async with ModelServer() as made:
         yield made
+
+
+@pytest.fixture
+async def begin(
+    tables: PipelineTables, engine: Any, local: LocalModels, server: ModelServer, clock: Clock
+) -> AsyncIterator[Begin]:
+    """Starts a runner by its rule; `chat` and `embed` say whether the server has these models."""
+    store = engine.store()
+
+    @asynccontextmanager
+    async def begun(rule: RunnerRule = RULE, *, chat: bool = True, embed: bool = True) -> AsyncIterator[Stage]:
+        options = ServerOptions(server.url, "secret-key", 5.0)
+        embedding = OpenAiEmbedding(options, "embedder", 8) if embed else BundledEmbedding(local)
+        models = Models(local, embedding, OpenAiChat(options, "chatter") if chat else None)
+        heard = Heard()
+        found = SqliteVectors(store, engine.path, local, embedding.name)
+        runner = PipelineRunner(tables, models, found, rule, heard, clock, time.monotonic)
+        runner.start()
+        try:
+            yield Stage(tables, runner, heard)
+        finally:
+            await runner.stop(1.0)
+            await models.embedding.close()
+            if models.chat is not None:
+                await models.chat.close()
+
+    yield begun
+    await store.close()

@@ -1,6 +1,6 @@
 """Calls in the queue of a pipeline, and finished ones."""
 
-from tests.pipeline.conftest import NOW
+from tests.pipeline.runner_stage import NOW
 from uploaders.stores.pipeline import CallText, Insight, NewText
 from uploaders.stores.pipeline_tables import PipelineTables
 

@@ -2,123 +2,32 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tests.pipeline.conftest import NOW
 from tests.pipeline.model_server import SUMMARY, ModelServer, answered, vectors
+from tests.pipeline.runner_stage import RULE, Begin, replace_text
 from tests.spool.spool_parts import Clock
 from tests.stores.engines import Engine
-from uploaders.pipeline.local import BundledEmbedding, LocalModels
-from uploaders.pipeline.models import HttpFailed, ModelUnavailable, OpenAiChat, OpenAiEmbedding
-from uploaders.pipeline.options import CallbackRule, Limits, ServerOptions, Summaries, TenantRule
-from uploaders.pipeline.runner import BAD_ANSWERS, Models, PipelineRunner, RunnerRule
-from uploaders.pipeline.vectors import SqliteVectors
+from uploaders.pipeline.models import HttpFailed
+from uploaders.pipeline.options import CallbackRule, Limits, Summaries, TenantRule
+from uploaders.pipeline.runner import BAD_ANSWERS
 from uploaders.stores.pipeline import (
     CallbackTables,
     CallText,
-    FoundInsight,
     Job,
     JobState,
-    NewText,
     Redo,
     Step,
     TextQuery,
 )
-from uploaders.stores.pipeline_tables import PipelineTables
 from uploaders.stores.store import StoreUnavailable
 
 pytestmark = pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-
-TURNS = (("caller", "I have a terrible toothache since Monday."), ("agent", "Please come on Tuesday at ten."))
-TEXT = CallText(TURNS, number="+15551234567", ended_at=NOW)
-RULE = RunnerRule("me")
-
-
-@dataclass
-class Heard:
-    """What the runner tells."""
-
-    steps: list[tuple[str, str]] = field(default_factory=list)
-    asked: list[tuple[str, str, int]] = field(default_factory=list)
-    again: int = 0
-
-    def step_ended(self, step: str, outcome: str, _seconds: float) -> None:
-        self.steps.append((step, outcome))
-
-    def model_asked(self, purpose: str, outcome: str, tokens: int) -> None:
-        self.asked.append((purpose, outcome, tokens))
-
-    def paid_again(self) -> None:
-        self.again += 1
-
-    def pipeline_queued(self, _calls: int, _oldest: float) -> None:
-        pass
-
-
-@dataclass
-class Stage:
-    """A runner on a fresh database, with a server of models."""
-
-    tables: PipelineTables
-    runner: PipelineRunner
-    heard: Heard
-
-    async def queue(self, *names: str, text: CallText = TEXT, project: str = "") -> None:
-        await self.tables.enqueue([NewText(project, name, NOW, text) for name in names])
-        self.runner.wake()
-
-    async def insight(self, call_id: str = "c", project: str = "") -> FoundInsight:
-        return (await self.tables.insights(project, [call_id]))[call_id]
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        """Wait until this holds."""
-        async with asyncio.timeout(10):
-            while not await condition():  # noqa: ASYNC110  # it is a question to a database
-                await asyncio.sleep(0.01)
-
-    async def all_ended(self) -> None:
-        async def ended() -> bool:
-            return not (await self.tables.status()).jobs.get(JobState.QUEUED)
-
-        await self.until(ended)
-
-
-Begin = Callable[..., Any]
-
-
-@pytest.fixture
-async def begin(
-    tables: PipelineTables, engine: Any, local: LocalModels, server: ModelServer, clock: Clock
-) -> AsyncIterator[Begin]:
-    """Starts a runner by its rule; `chat` and `embed` say whether the server has these models."""
-    store = engine.store()
-
-    @asynccontextmanager
-    async def begun(rule: RunnerRule = RULE, *, chat: bool = True, embed: bool = True) -> AsyncIterator[Stage]:
-        options = ServerOptions(server.url, "secret-key", 5.0)
-        embedding = OpenAiEmbedding(options, "embedder", 8) if embed else BundledEmbedding(local)
-        models = Models(local, embedding, OpenAiChat(options, "chatter") if chat else None)
-        heard = Heard()
-        found = SqliteVectors(store, engine.path, local, embedding.name)
-        runner = PipelineRunner(tables, models, found, rule, heard, clock, time.monotonic)
-        runner.start()
-        try:
-            yield Stage(tables, runner, heard)
-        finally:
-            await runner.stop(1.0)
-            await models.embedding.close()
-            if models.chat is not None:
-                await models.chat.close()
-
-    yield begun
-    await store.close()
 
 
 async def test_a_call_gets_the_summary_and_the_vector_of_the_models(begin: Begin, server: ModelServer) -> None:
@@ -152,12 +61,6 @@ async def test_an_unchanged_transcript_pays_nothing(begin: Begin, server: ModelS
         await stage.queue("c", text=replace_text(turns=(("caller", "something else"),)))
         await stage.all_ended()
         assert len(server.chats) == 2
-
-
-def replace_text(**changes: Any) -> CallText:
-    from msgspec.structs import replace as changed
-
-    return changed(TEXT, **changes)
 
 
 USELESS = {
@@ -356,48 +259,6 @@ async def test_what_nobody_said_or_may_keep_is_given_to_no_model(begin: Begin, s
         await stage.tables.redo(Redo(), dry_run=False)
         jobs = {job.call_id: job for job in await stage.tables.claim("", "other", 9)}
         assert jobs["private"].text == CallText(opted_out=True)
-
-
-async def test_what_is_forbidden_later_is_deleted(begin: Begin, engine: Engine) -> None:
-    """A provider says with a later event that nothing of a call may be kept: summary and vector go."""
-    async with begin() as stage:
-        await stage.queue("c", "other")
-        await stage.all_ended()
-        await stage.queue("c", text=replace_text(opted_out=True))
-        await stage.all_ended()
-        assert list(await stage.tables.insights("", ["c", "other"])) == ["other"]
-        assert engine.rows("select call_id from call_vectors") == [("other",)]
-
-
-async def test_what_is_forbidden_is_deleted_here_at_once_and_elsewhere_for_as_long_as_it_takes(
-    begin: Begin, engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server of vectors does not answer: summary, words and callback go all the same, and the call is not set
-    aside however often it fails."""
-
-    async def down(*_: object) -> None:
-        raise ModelUnavailable("vectors: no answer")
-
-    async with begin() as stage:
-        await stage.queue("c")
-        await stage.all_ended()
-
-        async def waits() -> bool:
-            return "vectors: no answer" in (await stage.tables.status()).reasons
-
-        with monkeypatch.context() as patch:
-            patch.setattr(stage.runner._vectors, "forget", down)
-            await stage.queue("c", text=replace_text(opted_out=True))
-            await stage.until(waits)
-            assert await stage.tables.insights("", ["c"]) == {}
-            assert engine.rows("select call_id, attempts from pipeline_jobs") == [("c", 0)]
-            assert engine.rows("select call_id from call_vectors") == [("c",)]
-        clock.now += 3_600_000
-        stage.runner._pauses.clear()
-        stage.runner.wake()
-        await stage.all_ended()
-        assert engine.rows("select call_id from call_vectors") == []
-        assert (await stage.tables.status()).jobs == {JobState.SKIPPED: 1}
 
 
 async def test_a_tenant_can_keep_its_transcripts_here(begin: Begin, server: ModelServer) -> None:

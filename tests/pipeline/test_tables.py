@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.pipeline.conftest import NOW
 from tests.pipeline.queued import TURNS, done, new
+from tests.pipeline.runner_stage import NOW
 from tests.spool.spool_parts import Clock
 from tests.stores.engines import SqlEngine
 from uploaders.stores.pipeline import (
