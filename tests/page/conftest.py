@@ -46,6 +46,11 @@ class InThread(LoopThread):
         reply = self.run(self.gateway.post(as_json(call)))
         assert reply.status == 202, reply.json
 
+    def kill(self) -> None:
+        """Kill the gateway, and forget the browser's session: it ends with the gateway."""
+        self.run(self.gateway.kill())
+        self.session = None
+
     @property
     def url(self) -> str:
         """Of the pages."""

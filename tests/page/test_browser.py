@@ -108,7 +108,7 @@ def test_a_restart_needs_no_reload(world: World, open_page: Open) -> None:
     page = open_page("/")
     page.wait_for_selector(".live:has-text('live,')")
     page.evaluate("window.same = true")
-    world.run(world.gateway.kill())
+    world.kill()
     page.wait_for_selector(".live.lost:has-text('no answer since')")
     world.run(world.gateway.start())
     page.wait_for_selector(".live:not(.lost):has-text('live,')")

@@ -236,7 +236,7 @@ def sign_in_card(address: str, message: str, heading: str = "h2", needs: str = "
     )
     hint = told(
         "A token of the configuration, or the one in the file `admin-token` of the spool's directory. A cookie stands "
-        "for it until you sign out; the token itself is not kept."
+        "for it for 12 hours, until you sign out or the gateway restarts; the token itself is not kept."
     )
     return tag(
         "section",
