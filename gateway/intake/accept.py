@@ -152,22 +152,19 @@ class Acceptor:
 
         Raises `CallLogError`, and what decoding raises.
         """
-        post = current_post.get()
-        if post is None:
-            return await self._carried(body, arrival)
         started = time.time_ns()
-        carried = await self._carried(body, arrival)
-        post.stage("parse", started)
-        return carried
-
-    async def _carried(self, body: Body, arrival: Arrival) -> Parsed:
-        """As `parse`."""
         posted = await self._unless_envelope(body)
         carried = posted or await self._unless_envelope(body)
         if carried is None:
             raise _bad_envelope("what it carries is an envelope again")
-        if not self._redactions.by_tenant or isinstance(carried, UploadRequest):
-            return carried
+        if self._redactions.by_tenant and not isinstance(carried, UploadRequest):
+            carried = await self._as_its_tenant_has_it(carried, body, arrival)
+        post = current_post.get()
+        if post is not None:
+            post.stage("parse", started)
+        return carried
+
+    async def _as_its_tenant_has_it(self, carried: CallLog | Reference, body: Body, arrival: Arrival) -> Parsed:
         call_log = carried.note if isinstance(carried, Reference) else carried
         redaction = self._redactions.of(self._owner(call_log, arrival).tenant)
         if redaction is None:

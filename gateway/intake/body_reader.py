@@ -282,27 +282,21 @@ class BodyReader:
         What the headers or the state of the gateway rule out is rejected before the client is invited to send.
         Raises `Rejection`, `ClientGone`, `BudgetExhausted`, `SpoolFull`, `OSError`.
         """
-        post = current_post.get()
-        if post is None:
-            return await self._read(request)
         started = time.time_ns()
-        body = await self._read(request)
-        post.stage("receive", started, bytes=len(body.data))
-        return body
-
-    async def _read(self, request: web.BaseRequest) -> Body:
         headers = request.headers
         encoded = "Content-Encoding" in headers or "Transfer-Encoding" in headers
         decoders = _decoders_of(request) if encoded else ()
         body = await self._receive(request)
         body.request = request
-        if not decoders:
-            return body
-        try:
-            body.become(await self._decoder.decode(body.data, decoders, request))
-        except BaseException:
-            body.release()
-            raise
+        if decoders:
+            try:
+                body.become(await self._decoder.decode(body.data, decoders, request))
+            except BaseException:
+                body.release()
+                raise
+        post = current_post.get()
+        if post is not None:
+            post.stage("receive", started, bytes=len(body.data))
         return body
 
     async def read_stream(self, pieces: AsyncIterator[bytes]) -> Body:

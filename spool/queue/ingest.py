@@ -196,13 +196,14 @@ class Ingest:
         """See `spool.store.Spool.accept`."""
         byte_count = sum([len(piece) for pieces in new.fragments.values() for piece in pieces])
         if byte_count <= INLINE_BYTES and self._evictor is None:  # the writer has it before anything is awaited
-            return await self._accept_small(new, byte_count)
+            return await self._commit(new, self._small(new), byte_count)
         with self._in_flight.write(new.call_id):
-            return await (self._accept_large(new) if byte_count > INLINE_BYTES else self._accept_small(new, byte_count))
+            if byte_count > INLINE_BYTES:
+                return await self._accept_large(new)
+            return await self._commit(new, self._small(new), byte_count)
 
-    async def _accept_small(self, new: NewRecord, byte_count: int) -> Accepted:
-        first = self._take_chunk_ids(total_chunks(new.fragments))
-        return await self._commit(new, SmallPayload(first, new.fragments), byte_count)
+    def _small(self, new: NewRecord) -> SmallPayload:
+        return SmallPayload(self._take_chunk_ids(total_chunks(new.fragments)), new.fragments)
 
     async def _accept_large(self, new: NewRecord) -> Accepted:
         chunks = total_chunks(new.fragments)
