@@ -6,9 +6,11 @@ import itertools
 import logging
 import os
 import signal
+import sqlite3
 import tempfile
 from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from slipcover.config import read_config
 
 from gateway.process import signal_handling
 from spool import space
+from spool.db import startup
+from spool.db.connection import connect_writer, migrate
 
 # How long an example takes is the machine's matter. `make test` tries the same examples each time, so that a change is
 # judged by what it changes; `make prove` tries others.
@@ -159,6 +163,32 @@ def little_headroom() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(space, "LARGEST_HEADROOM_BYTES", space.SMALLEST_HEADROOM_BYTES)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_run_of_the_migrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The schema of a new spool is a copy of what the migrations made once: a third of the work of opening one.
+
+    tests/spool/test_migrations.py runs them as they are, and so does each program that a test starts.
+    """
+    path = tmp_path_factory.mktemp("schema") / "spool.db"
+    path.touch()
+    with closing(sqlite3.connect(":memory:", check_same_thread=False)) as schema:
+        with closing(connect_writer(path)) as made:
+            migrate(made)
+            made.backup(schema)
+        path.unlink()
+
+        def copy_or_migrate(connection: sqlite3.Connection) -> None:
+            ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
+            if tables:
+                migrate(connection)
+            else:
+                schema.backup(connection)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(startup, "migrate", copy_or_migrate)
+            yield
 
 
 @pytest.fixture(scope="session", autouse=True)
