@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import zstandard
 
+from gateway.tenants import UNASSIGNED
 from gateway.worker.messages import ClaimFailed
 from spool.payload.frames import encode
 from uploaders.base import RetryLater
@@ -89,8 +90,8 @@ class ClaimReader:
         self._slots = asyncio.Semaphore(at_once)
         self._downloaded = downloaded
 
-    async def read(self, notice: bytes, call_id: str) -> Claimed:
-        """The detail of the call `call_id` (as a store calls it). Raises `ClaimFailed`."""
+    async def read(self, notice: bytes, project: str, call_id: str) -> Claimed:
+        """The detail of the call `call_id` (as a store calls it) of this project. Raises `ClaimFailed`."""
         try:
             note = msgspec.json.decode(notice, type=_Note)
         except msgspec.DecodeError as error:
@@ -103,7 +104,7 @@ class ClaimReader:
         for attempt in range(1, TRIES + 1):
             try:
                 async with self._slots:  # not while it waits: many that are not there fail within a minute, too
-                    return await self._read(note, call_id)
+                    return await self._read(note, project, call_id)
             except S3Failure as error:
                 final = attempt == TRIES or not _may_pass(error)
                 if final:
@@ -116,12 +117,13 @@ class ClaimReader:
         """Close the connections to the bucket."""
         await self._connection.close()
 
-    async def _read(self, note: _Note, call_id: str) -> Claimed:
+    async def _read(self, note: _Note, project: str, call_id: str) -> Claimed:
         loop = asyncio.get_running_loop()
         started, claimed = loop.time(), Claimed()
+        tenants = (project, UNASSIGNED) if project else None
         try:
             decode: Decode | None = None
-            async with aclosing(self._bucket.called(note.s3_bucket).read(note.s3_key)) as pieces:
+            async with aclosing(self._bucket.called(note.s3_bucket).read(note.s3_key, tenants)) as pieces:
                 async for piece in pieces:
                     decode = decode or _decoder_of(piece)
                     await asyncio.to_thread(_take, claimed, decode, piece)

@@ -165,7 +165,7 @@ class BatchWriter:
         async def claim(part: Part) -> bool:
             """Whether its detail is stored."""
             try:
-                claimed = await reader.read(part.document, part.call_id)
+                claimed = await reader.read(part.document, part.project, part.call_id)
             except ClaimFailed as error:
                 await self._bury(batch, read[id(part)], str(error))
                 return False

@@ -141,6 +141,13 @@ BUGS = (
         ("tests/system/test_references.py::test_what_references_name_reaches_the_store",),
     ),
     Bug(
+        "a reference to another tenant's object is followed",
+        "gateway/references.py",
+        "    return None if owner is None or owner.tenant is None else (owner.tenant, UNASSIGNED)\n",
+        "    return None\n",
+        ("tests/system/test_references.py::test_a_reference_to_an_object_of_another_tenant_is_a_dead_letter",),
+    ),
+    Bug(
         "a call that is complete already is announced again",
         "uploaders/stores/sqlite/store.py",
         "        if self._announces and completed:\n",

@@ -57,7 +57,7 @@ async def test_an_object_is_read_with_the_key_and_by_nobody_else(
     notice = b'{"s3_bucket": "%b", "s3_key": "%b"}' % (bucket.encode(), key.encode())
     chosen = options(weed, bucket, **by(KEY))
     reader = ClaimReader(connection := S3Connection(chosen), Bucket(chosen, connection), [bucket], 1, lambda *_: None)
-    claimed = await reader.read(notice, delivery.record.call_id)
+    claimed = await reader.read(notice, "", delivery.record.call_id)
     assert bytes(claimed.view()).endswith(rest_of(size) + b"}")
     claimed.close()
     await reader.close()
@@ -131,7 +131,7 @@ async def test_a_reader_without_the_key_is_told(weed: Server, bucket: str, store
     chosen = options(weed, bucket)
     reader = ClaimReader(connection := S3Connection(chosen), Bucket(chosen, connection), [bucket], 1, lambda *_: None)
     with pytest.raises(ClaimFailed, match="customer"):
-        await reader.read(notice, delivery.record.call_id)
+        await reader.read(notice, "", delivery.record.call_id)
     await reader.close()
 
 

@@ -16,6 +16,8 @@ from tests.s3.recording_proxy import Answer, Fate, proxy_before
 from tests.s3.stored_objects import MEBIBYTE, Heard, MakeUploader, Store, objects, options, rest_of
 from tests.uploaders.deliveries import a_delivery
 from uploaders.base import CallToErase, Delivered, Erased, Refused
+from uploaders.s3.client import Bucket, S3Connection
+from uploaders.s3.errors import NotTheirs
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
 
@@ -86,6 +88,29 @@ async def test_an_object_says_what_it_is(store: Store, made: MakeUploader, weed:
     assert told["callspool-record"] == delivery.record.uid
     assert told["form"] == "detail"
     assert told["callspool-version"]
+    assert "tenant" not in told
+
+
+async def test_an_object_of_one_tenant_is_read_for_no_other(
+    store: Store, made: MakeUploader, weed: Server, bucket: str
+) -> None:
+    """Whose it is stands in its metadata; what has nobody's name there is read for everybody."""
+    chosen = options(weed, bucket)
+    uploader, delivery = made(chosen), await store.large(1000, call_id="of-acme")
+    await uploader.deliver(replace(delivery, record=replace(delivery.record, tenant="acme")))
+    await uploader.deliver(await store.large(1000, call_id="of-nobody"))
+    of_acme, of_nobody = sorted((stored.key for stored in await objects(weed, bucket)), key=lambda key: "nobody" in key)
+    connection = S3Connection(chosen)
+
+    async def read(key: str, *tenants: str) -> bytes:
+        return b"".join([piece async for piece in Bucket(chosen, connection).read(key, tenants or None)])
+
+    whole = await read(of_acme)
+    assert whole == await read(of_acme, "globex", "acme")
+    with pytest.raises(NotTheirs, match="another tenant"):
+        await read(of_acme, "globex")
+    assert await read(of_nobody, "globex") == await read(of_nobody)
+    await connection.close()
 
 
 @pytest.mark.parametrize(

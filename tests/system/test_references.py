@@ -107,3 +107,26 @@ async def test_a_sidecars_notice_brings_its_detail(tmp_path: Path, weed: Server,
         await receiver.has("large", "ended", detail=True)
         await receiver.delivered(deadline=PATIENCE)
         assert counted(engine, "spans") == len(json.loads(large)["telemetry_data"]["session_traces"])
+
+
+@pytest.mark.slow
+async def test_a_reference_to_an_object_of_another_tenant_is_a_dead_letter(
+    tmp_path: Path, weed: Server, bucket: str
+) -> None:
+    """Keys can be guessed: a tenant that names one of another's gets nothing of the call, and the owner does."""
+    receiver, _ = a_receiver(tmp_path, weed, bucket)
+    receiver.configure(
+        "\n".join(f'[tenants.{name}]\ntoken = ["token-of-the-agents-of-{name}"]' for name in ("acme", "globex"))
+    )
+    async with receiver, client_of(weed) as client:
+        for name in ("acme", "globex"):
+            body, metadata = make_call_log(2_000, seed=1, call_id=f"of-{name}"), {"tenant": name}
+            await client.put_object(Bucket=bucket, Key=name, Body=body, Metadata=metadata)
+        for key in ("acme", "globex"):
+            headers = {"x-pype-token": "token-of-the-agents-of-acme"}
+            assert (await receiver.post(note(bucket, key, f"of-{key}"), headers=headers)).status == 202
+        await receiver.delivered(deadline=PATIENCE)
+        assert "of another tenant" in await fault(receiver, "of-globex")
+        _, listed = await receiver.ask("/api/calls?project=acme")
+        states = {call["call_id"]: call["state"] for call in json.loads(listed)["calls"]}
+        assert states == {"of-acme": "ended", "of-globex": "pending"}, "of the second there is the note alone"

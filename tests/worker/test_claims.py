@@ -26,10 +26,10 @@ from uploaders.kafka.messages import message_of, read_message
 from uploaders.kafka.producer import MessageProducer
 
 
-def notice(cluster: Cluster, number: int, bucket: str, key: str) -> Incoming:
+def notice(cluster: Cluster, number: int, bucket: str, key: str, tenant: str | None = None) -> Incoming:
     """What a sidecar writes once the object of a call is in the bucket."""
     text = {"s3_reference": True, "s3_bucket": bucket, "s3_key": key, "call_id": f"call-{number}"}
-    delivery = a_delivery(a_record(record_id=number, digest=number.to_bytes(32)), Form.NOTICE)
+    delivery = a_delivery(a_record(record_id=number, digest=number.to_bytes(32), tenant=tenant), Form.NOTICE)
     made = message_of(delivery, json.dumps(text).encode(), cluster.topics)
     part = read_message(made.topic, made.key, made.value, made.headers, 0, cluster.topics)
     return Incoming(made.topic, 0, number, made.key, made.value, made.headers, part)
@@ -37,7 +37,7 @@ def notice(cluster: Cluster, number: int, bucket: str, key: str) -> Incoming:
 
 async def reason_of(claims: ClaimReader, note: bytes) -> str:
     with pytest.raises(ClaimFailed) as failed:
-        await claims.read(note, "c")
+        await claims.read(note, "", "c")
     return str(failed.value)
 
 
@@ -75,8 +75,8 @@ async def test_objects_that_cannot_be_read_wait_side_by_side(monkeypatch: pytest
 async def test_what_notices_refer_to_becomes_details(
     failing: Cluster, tmp_path: Path, weed: Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frames of zstd, gzip and plain, each with its spans; what is missing, of another call or in another bucket is
-    among the dead with its reason, and holds up nothing."""
+    """Frames of zstd, gzip and plain, each with its spans; what is missing, of another call or tenant, or in another
+    bucket is among the dead with its reason, and holds up nothing."""
     monkeypatch.setattr("gateway.worker.claims.FIRST_WAIT_SECONDS", 0.001)
     engine, ledger = SqliteEngine(tmp_path), Ledger()
     store, producer = engine.store(), MessageProducer(failing.options)
@@ -95,11 +95,13 @@ async def test_what_notices_refer_to_becomes_details(
     async with client_of(weed) as client:
         for number, body in objects.items():
             await client.put_object(Bucket=bucket, Key=f"k{number}", Body=body)
+        await client.put_object(Bucket=bucket, Key="k8", Body=detail(8), Metadata={"tenant": "acme"})
     writer = BatchWriter(store, "db", failing.topics, producer, ledger, Counts(), claims=claims)
     batch: Batch = ledger.begin()
     for number in range(1, 7):
         ledger.read(batch, notice(failing, number, bucket, f"k{number}"))
     ledger.read(batch, notice(failing, 7, "other-bucket", "k"))
+    ledger.read(batch, notice(failing, 8, bucket, "k8", tenant="globex"))
     await writer.write(batch)
     ledger.end(batch, written=True)
     for number in (1, 2, 3):
@@ -110,9 +112,10 @@ async def test_what_notices_refer_to_becomes_details(
     reasons = {message.key: message.headers["dead-reason"].decode() for message in dead}
     for key, said in {
         "call-4": "not about the call", "call-5": "cannot be decoded", "call-6": "k6", "call-7": "may not be read",
+        "call-8": "of another tenant",
     }.items():  # fmt: skip
         assert said in reasons[key]
-    assert (ledger.entry().dead, ledger.entry().unaccounted) == (4, 0)
+    assert (ledger.entry().dead, ledger.entry().unaccounted) == (5, 0)
     await claims.close()
     await producer.close()
     await store.close()

@@ -8,7 +8,7 @@ import asyncio
 import io
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -23,15 +23,17 @@ from botocore.parsers import ResponseParserError
 
 from uploaders.base import Refused, Scope
 from uploaders.http.timeouts import Phase, TimedOut
-from uploaders.s3.errors import BadCredentials, S3Failure, translated
+from uploaders.s3.errors import BadCredentials, NotTheirs, S3Failure, translated
 from uploaders.s3.object import (
     RECORD_UID,
+    TENANT,
     Attributes,
     Checksum,
     ChecksumKind,
     ChecksumMode,
     WholeChecksum,
     customer_key,
+    in_ascii,
     only_new,
     stored_parameters,
 )
@@ -245,11 +247,17 @@ class Bucket:
         record_uid = response.get("Metadata", {}).get(RECORD_UID)
         return ObjectState(size, _bare(response.get("ETag", "")), response.get("ChecksumCRC32"), record_uid)
 
-    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
-        """The bytes of an object, in chunks. Raises `NoSuchObject`."""
+    async def read(self, key: str, tenants: Collection[str] | None = None) -> AsyncGenerator[bytes, None]:
+        """The bytes of an object, in chunks. Raises `NoSuchObject`.
+
+        With `tenants`, it is to be an object of one of these, or of nobody; another raises `NotTheirs`.
+        """
         async with self._request("GetObject") as client:
             response = await client.get_object(Bucket=self.name, Key=key, **customer_key(self._options))
             async with response["Body"]:
+                named = response.get("Metadata", {}).get(TENANT)
+                if tenants is not None and named is not None and named not in map(in_ascii, tenants):
+                    raise NotTheirs(Refused("the object is of a call of another tenant"), operation="GetObject")
                 async for chunk in response["Body"].iter_chunks(READ_BYTES):
                     yield chunk
 

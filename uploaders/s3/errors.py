@@ -44,6 +44,10 @@ class NoSuchObject(S3Failure):
     """There is no object under the key."""
 
 
+class NotTheirs(S3Failure):
+    """There is an object under the key, and it is of a tenant that was not meant."""
+
+
 class ObjectExists(S3Failure):
     """There is an object under the key, and it was not to be replaced."""
 

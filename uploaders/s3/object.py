@@ -236,6 +236,8 @@ def only_new(condition: bool) -> OnlyNew:
 
 RECORD_UID = "callspool-record"
 """The record whose object it is; by it callspool recognizes its own objects."""
+TENANT = "tenant"
+"""Whose the call is, where the gateway that stored it knew tenants."""
 LONGEST_VALUE = 512
 _VERSION = version("callspool")
 """Looked up once: that reads a file."""
@@ -244,18 +246,21 @@ _VERSION = version("callspool")
 def metadata_of(body: ObjectBody) -> dict[str, str]:
     """The call's id is percent-encoded (RFC 3986). The digest is that of the call log, without the agent's token."""
     record = body.delivery.record
-    return {
+    metadata = {
         "callspool-version": _VERSION,
         RECORD_UID: record.uid,
         "form": body.form,
-        "call-id": _ascii(record.call_id),
+        "call-id": in_ascii(record.call_id),
         "call-log-sha256": record.digest.hex(),
         "raw-bytes": str(body.raw_bytes),
     }
+    if record.tenant is not None:
+        metadata[TENANT] = in_ascii(record.tenant)
+    return metadata
 
 
-def _ascii(text: str) -> str:
-    """Cut between characters, never within an escape."""
+def in_ascii(text: str) -> str:
+    """A text as a value of metadata, cut between characters, never within an escape."""
     encoded = ""
     for character in text:
         escaped = quote(character, safe="", errors="replace")
