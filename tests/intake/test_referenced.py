@@ -1,7 +1,7 @@
 """What lies in a bucket, and is referred to: a failure that may pass makes no dead letter of the note."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Kept:
     def called(self, _name: str) -> "Kept":
         return self
 
-    async def read(self, _key: str) -> AsyncIterator[bytes]:
+    async def read(self, _key: str, _tenants: Collection[str] | None) -> AsyncIterator[bytes]:
         yield self._content
 
 
