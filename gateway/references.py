@@ -19,13 +19,13 @@ from gateway.intake.body_reader import BodyReader
 from gateway.intake.memory import BudgetExhausted
 from gateway.intake.parse import CallLog
 from gateway.intake.responses import Rejection
-from gateway.tenants import UNASSIGNED
+from gateway.tenants import may_refer_to
 from spool.errors import SpoolError
 from spool.records import Delivery
 from uploaders.base import Delivered, Outcome, PayloadReader, Refused, RetryLater, Scope
 from uploaders.document.encoding import decoded_document
 from uploaders.s3.client import Bucket, S3Connection
-from uploaders.s3.errors import NoSuchObject, NotTheirs, S3Failure
+from uploaders.s3.errors import NoSuchObject, OtherTenantsObject, S3Failure
 
 MISSING_SECONDS: Final = 24 * 3600.0
 """How long an object that is not there (yet) is asked for."""
@@ -79,9 +79,10 @@ class ReferenceReader:
         Raises `ReferenceFailure`.
         """
         bucket, key = self._place_of(note)
+        tenants = may_refer_to(arrival.owner and arrival.owner.tenant)
         started = time.perf_counter()
         try:
-            async with aclosing(self._bucket.called(bucket).read(key, _allowed(arrival.owner))) as pieces:
+            async with aclosing(self._bucket.called(bucket).read(key, tenants)) as pieces:
                 body = await self._bodies.read_stream(pieces)
             with body:
                 size = len(body.data)
@@ -95,7 +96,7 @@ class ReferenceReader:
         except NoSuchObject as error:
             reason = f"there is no {_named(bucket, key)} (yet): {error}"
             raise ReferenceFailure(RetryLater(reason, give_up_after_seconds=MISSING_SECONDS)) from error
-        except NotTheirs as error:
+        except OtherTenantsObject as error:
             raise ReferenceFailure(Refused(f"{_named(bucket, key)} is of a call of another tenant")) from error
         except S3Failure as error:
             raise ReferenceFailure(error.outcome) from error
@@ -154,11 +155,6 @@ class ReferenceUploader:
     async def close(self) -> None:
         """Close the connections to the bucket."""
         await self._reader.close()
-
-
-def _allowed(owner: Owner | None) -> Collection[str] | None:
-    """Whose objects what this one posted may refer to: the key of another tenant's can be guessed."""
-    return None if owner is None or owner.tenant is None else (owner.tenant, UNASSIGNED)
 
 
 def outcome_of(rejection: Rejection, before: str = "") -> Outcome:

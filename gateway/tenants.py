@@ -17,6 +17,14 @@ UNASSIGNED: Final = "unassigned"
 _WILDCARDS = re.compile(r"[*?\[]")
 
 
+def may_refer_to(tenant: str | None) -> tuple[str, ...] | None:
+    """The tenants whose objects in a bucket may be read for this one; None where there are no tenants: everybody's.
+
+    The key of an object names its call and a record number that counts up, so others can guess it.
+    """
+    return None if tenant is None else (tenant, UNASSIGNED)
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """One tenant."""

@@ -14,14 +14,17 @@ _is_unix_text: Final = re.compile(r"[0-9]{9,19}(?:\.[0-9]+)?").fullmatch
 
 
 def read_moment(value: object) -> datetime | float | None:
-    """What an ISO 8601 string says, or the Unix seconds of a number or its text, whatever unit it counts."""
+    """What an ISO 8601 string says, or the Unix seconds of a number or its text, whatever unit it counts.
+
+    None for what is no time: whoever asks decides whether that is a fault.
+    """
     try:
         if isinstance(value, str):
             return _seconds(float(value)) if _is_unix_text(value) else datetime.fromisoformat(value)
-        if isinstance(value, (float, int)) and not isinstance(value, bool):
+        if isinstance(value, (float, int)) and not isinstance(value, bool):  # a union would be made for each question
             return _seconds(float(value))
     except (ValueError, OverflowError):
-        pass
+        return None
     return None
 
 

@@ -169,7 +169,7 @@ def little_headroom() -> Iterator[None]:
 def one_run_of_the_migrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The schema of a new spool is a copy of what the migrations made once: a third of the work of opening one.
 
-    tests/spool/test_migrations.py runs them as they are, and so does each program that a test starts.
+    The tests of the spool run them as they are, and so does each program that a test starts.
     """
     path = tmp_path_factory.mktemp("schema") / "spool.db"
     path.touch()

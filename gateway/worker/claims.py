@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import zstandard
 
-from gateway.tenants import UNASSIGNED
+from gateway.tenants import may_refer_to
 from gateway.worker.messages import ClaimFailed
 from spool.payload.frames import encode
 from uploaders.base import RetryLater
@@ -120,7 +120,7 @@ class ClaimReader:
     async def _read(self, note: _Note, project: str, call_id: str) -> Claimed:
         loop = asyncio.get_running_loop()
         started, claimed = loop.time(), Claimed()
-        tenants = (project, UNASSIGNED) if project else None
+        tenants = may_refer_to(project or None)
         try:
             decode: Decode | None = None
             async with aclosing(self._bucket.called(note.s3_bucket).read(note.s3_key, tenants)) as pieces:

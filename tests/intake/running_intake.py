@@ -41,6 +41,7 @@ from spool.records import Clock, Fragment, Record, WhenFull
 from spool.stats import TracedRecord
 from spool.store import Spool, SpoolOptions
 from tests.spool.spool_parts import Clock as MovableClock
+from tests.spool.spool_parts import becomes
 
 # The intake put together as `gateway.runtime.build` does it.
 
@@ -233,10 +234,8 @@ class RunningIntake:
         return self.metrics.registry.get_sample_value("callspool_posts_total", labels) or 0.0
 
     async def until(self, condition: Any, seconds: float = DEADLINE) -> None:
-        """Wait until the condition holds."""
-        async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110  # what it waits for happens in other threads and processes
-                await asyncio.sleep(0.005)
+        """Wait until the condition holds: what it waits for may happen in other threads and processes."""
+        await becomes(condition, seconds)
 
     def staged_files(self) -> list[Path]:
         return list(self.staging.iterdir())

@@ -149,11 +149,13 @@ def test_a_page_that_stays_open_does_not_grow(world: World, open_page: Open, pat
 
 
 def test_a_page_says_when_its_session_has_ended(world: World, open_page: Open) -> None:
-    """A restart ends sessions: what is shown is no longer kept up to date, and the head says so."""
+    """A restart ends sessions: what is shown stays, is no longer kept up to date, and the head says so."""
     page = open_page("/destinations")
+    shown = page.locator("#all h2").all_inner_texts()
     page.route("**/destinations", lambda route: route.fulfill(status=401, body=""))
     world.post(make_call(f"after-{time.time_ns()}", turns=2))
     page.wait_for_selector(".live.lost:has-text('signed out')")
+    assert page.locator("#all h2").all_inner_texts() == shown != []
 
 
 def test_a_list_of_calls_does_not_move_and_is_searched(world: World, open_page: Open) -> None:

@@ -1,12 +1,12 @@
 """A runner of the pipeline on a fresh database, with a server of models: what its tests share."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec.structs import replace
 
+from tests.system.waiting import until
 from uploaders.pipeline.runner import PipelineRunner, RunnerRule
 from uploaders.stores.pipeline import CallText, FoundInsight, JobState, NewText
 from uploaders.stores.pipeline_tables import PipelineTables
@@ -55,9 +55,7 @@ class Stage:
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait until this holds."""
-        async with asyncio.timeout(10):
-            while not await condition():  # noqa: ASYNC110  # it is a question to a database
-                await asyncio.sleep(0.01)
+        await until(condition, "the runner has come so far")
 
     async def all_ended(self) -> None:
         async def ended() -> bool:

@@ -1,6 +1,5 @@
 """The process of local models: it starts when it is needed, ends when idle, and needs no network."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.spool.spool_parts import becomes
 from uploaders.pipeline.local import LocalModels
 from uploaders.pipeline.local_main import Nearest, answer_to
 from uploaders.pipeline.models import ModelUnavailable
@@ -37,7 +37,7 @@ asyncio.run(main())
 """
 
 
-async def ended(models: LocalModels, pid: int) -> bool:
+def ended(models: LocalModels, pid: int) -> bool:
     """Whether this process of theirs is no more."""
     if models.pid is not None:
         return False
@@ -59,9 +59,7 @@ async def test_the_process_ends_when_idle_and_is_started_again(tmp_path: Path) -
     assert summary.startswith("Caller: ")
     pid = models.pid
     assert pid is not None
-    async with asyncio.timeout(10):
-        while not await ended(models, pid):  # noqa: ASYNC110  # nothing tells
-            await asyncio.sleep(0.02)
+    await becomes(lambda: ended(models, pid))
     one, other, far = await models.embed(["my tooth hurts", "a terrible toothache", "two pizzas, please"])
     next_pid = models.pid
     assert next_pid not in {None, pid}

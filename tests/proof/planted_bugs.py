@@ -142,10 +142,13 @@ BUGS = (
     ),
     Bug(
         "a reference to another tenant's object is followed",
-        "gateway/references.py",
-        "    return None if owner is None or owner.tenant is None else (owner.tenant, UNASSIGNED)\n",
+        "gateway/tenants.py",
+        "    return None if tenant is None else (tenant, UNASSIGNED)\n",
         "    return None\n",
-        ("tests/system/test_references.py::test_a_reference_to_an_object_of_another_tenant_is_a_dead_letter",),
+        (
+            "tests/system/test_references.py::test_a_reference_to_an_object_of_another_tenant_is_a_dead_letter",
+            "tests/worker/test_claims.py::test_what_notices_refer_to_becomes_details",
+        ),
     ),
     Bug(
         "a call that is complete already is announced again",

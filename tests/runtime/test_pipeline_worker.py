@@ -8,6 +8,7 @@ import pytest
 from config.loader import load
 from gateway.runtime.pipeline import PipelineWorker, pipeline_settings, serve
 from gateway.runtime.worker import NotConfigured
+from tests.spool.spool_parts import becomes
 from tests.stores.calls import part_of
 from tests.stores.engines import SqliteEngine
 from uploaders.stores.parts import PartKind
@@ -31,9 +32,7 @@ async def test_complete_calls_are_taken_from_the_outbox(tmp_path: Path, unused_t
     assert destination is not None
     worker = PipelineWorker(settings, destination)
     running = asyncio.create_task(worker.run())
-    async with asyncio.timeout(20):
-        while not engine.rows("select 1 from call_insights"):  # noqa: ASYNC110  # it is a question to a database
-            await asyncio.sleep(0.05)
+    await becomes(lambda: bool(engine.rows("select 1 from call_insights")))
     worker._told_to_stop.set()
     assert await running == 0
     assert engine.rows("select call_id, summary from call_insights") == [("c", "Caller: My tooth hurts.")]

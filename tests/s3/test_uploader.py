@@ -17,7 +17,7 @@ from tests.s3.stored_objects import MEBIBYTE, Heard, MakeUploader, Store, object
 from tests.uploaders.deliveries import a_delivery
 from uploaders.base import CallToErase, Delivered, Erased, Refused
 from uploaders.s3.client import Bucket, S3Connection
-from uploaders.s3.errors import NotTheirs
+from uploaders.s3.errors import OtherTenantsObject
 from uploaders.s3.options import ObjectContent, ObjectEncoding, ServerSideEncryption
 
 
@@ -107,7 +107,7 @@ async def test_an_object_of_one_tenant_is_read_for_no_other(
 
     whole = await read(of_acme)
     assert whole == await read(of_acme, "globex", "acme")
-    with pytest.raises(NotTheirs, match="another tenant"):
+    with pytest.raises(OtherTenantsObject, match="another tenant"):
         await read(of_acme, "globex")
     assert await read(of_nobody, "globex") == await read(of_nobody)
     await connection.close()

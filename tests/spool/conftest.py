@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from spool.db import startup
+from spool.db.connection import migrate
 from spool.store import Spool
 from tests.spool.spool_parts import BUCKET, ENDPOINT, Clock, Commits, opened
+
+
+@pytest.fixture(autouse=True)
+def each_run_of_the_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spool's own tests make each schema as the product does."""
+    monkeypatch.setattr(startup, "migrate", migrate)
 
 
 @pytest.fixture

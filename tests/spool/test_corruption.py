@@ -14,7 +14,7 @@ from spool.ownership import CorruptionLatch
 from spool.queue import maintenance
 from spool.queue.maintenance import Scrub
 from spool.records import Delivered, Fragment
-from tests.spool.spool_parts import NOW, a_record, change, due, opened, payload, rows
+from tests.spool.spool_parts import NOW, a_record, becomes, change, due, opened, payload, rows
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,7 @@ async def test_a_background_check_that_fails_is_made_again(tmp_path: Path, monke
     scrub = Scrub(database, latch)
     running = asyncio.create_task(scrub.run())
     try:
-        async with asyncio.timeout(30):
-            while scrub.failure is None:  # noqa: ASYNC110  # the check has no event for this
-                await asyncio.sleep(0.005)
+        await becomes(lambda: scrub.failure is not None)
         away.rename(database)
         assert "malformed" in await asyncio.wait_for(latch.wait(), 30)
     finally:
@@ -188,9 +186,7 @@ async def test_a_background_check_outlives_a_system_without_threads(
         limited.setattr(threading.Thread, "start", refuse)
         running = asyncio.create_task(scrub.run())
         try:
-            async with asyncio.timeout(10):
-                while scrub.failure is None:  # noqa: ASYNC110  # the check has no event for this
-                    await asyncio.sleep(0.005)
+            await becomes(lambda: scrub.failure is not None)
             limited.undo()
             assert "malformed" in await asyncio.wait_for(latch.wait(), 30)
         finally:

@@ -23,7 +23,7 @@ from botocore.parsers import ResponseParserError
 
 from uploaders.base import Refused, Scope
 from uploaders.http.timeouts import Phase, TimedOut
-from uploaders.s3.errors import BadCredentials, NotTheirs, S3Failure, translated
+from uploaders.s3.errors import BadCredentials, OtherTenantsObject, S3Failure, translated
 from uploaders.s3.object import (
     RECORD_UID,
     TENANT,
@@ -33,8 +33,8 @@ from uploaders.s3.object import (
     ChecksumMode,
     WholeChecksum,
     customer_key,
-    in_ascii,
     only_new,
+    percent_encoded,
     stored_parameters,
 )
 from uploaders.s3.options import S3Options
@@ -250,14 +250,16 @@ class Bucket:
     async def read(self, key: str, tenants: Collection[str] | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of an object, in chunks. Raises `NoSuchObject`.
 
-        With `tenants`, it is to be an object of one of these, or of nobody; another raises `NotTheirs`.
+        With `tenants`, an object whose metadata names another one raises `OtherTenantsObject`.
         """
         async with self._request("GetObject") as client:
             response = await client.get_object(Bucket=self.name, Key=key, **customer_key(self._options))
             async with response["Body"]:
                 named = response.get("Metadata", {}).get(TENANT)
-                if tenants is not None and named is not None and named not in map(in_ascii, tenants):
-                    raise NotTheirs(Refused("the object is of a call of another tenant"), operation="GetObject")
+                if tenants is not None and named is not None and named not in map(percent_encoded, tenants):
+                    raise OtherTenantsObject(
+                        Refused("the object is of a call of another tenant"), operation="GetObject"
+                    )
                 async for chunk in response["Body"].iter_chunks(READ_BYTES):
                     yield chunk
 

@@ -44,8 +44,8 @@ class NoSuchObject(S3Failure):
     """There is no object under the key."""
 
 
-class NotTheirs(S3Failure):
-    """There is an object under the key, and it is of a tenant that was not meant."""
+class OtherTenantsObject(S3Failure):
+    """The object under the key is of a call of another tenant."""
 
 
 class ObjectExists(S3Failure):

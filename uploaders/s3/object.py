@@ -250,16 +250,16 @@ def metadata_of(body: ObjectBody) -> dict[str, str]:
         "callspool-version": _VERSION,
         RECORD_UID: record.uid,
         "form": body.form,
-        "call-id": in_ascii(record.call_id),
+        "call-id": percent_encoded(record.call_id),
         "call-log-sha256": record.digest.hex(),
         "raw-bytes": str(body.raw_bytes),
     }
     if record.tenant is not None:
-        metadata[TENANT] = in_ascii(record.tenant)
+        metadata[TENANT] = percent_encoded(record.tenant)
     return metadata
 
 
-def in_ascii(text: str) -> str:
+def percent_encoded(text: str) -> str:
     """A text as a value of metadata, cut between characters, never within an escape."""
     encoded = ""
     for character in text:
