@@ -49,7 +49,7 @@ define install
 	          if [[ -t 1 && $$verb != Requirement ]]; then \
 	            printf '\r\033[K      %s of %s: %s' $$count $$(cat $(1) | grep -c '==') "$${name%%==*}"; fi;; \
 	        Installing) \
-	          if [[ -t 1 ]]; then printf '\r\033[K'; fi; echo "      downloaded; unpacking";; \
+	          if [[ -t 1 ]]; then printf '\r\033[K'; fi; echo "      $(1): downloaded; unpacking";; \
 	      esac; done; } \
 	  || { if [[ -t 1 ]]; then printf '\r\033[K'; fi; awk "$$EXPLAIN" .venv/pip.err >&2; exit 1; }
 endef
